@@ -1,4 +1,4 @@
-"""The map of the package holds: which way imports point, what is imported when, how large a module gets."""
+"""The map of the package is true: which way imports point, what is imported when, how large modules are."""
 
 from __future__ import annotations
 

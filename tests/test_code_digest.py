@@ -1,4 +1,4 @@
-"""The digest of the code that decides bytes holds all of it: what nodes, and resumed runs, have to have in common."""
+"""The digest of the code that decides bytes covers all of it, which nodes and resumed runs have to have in common."""
 
 from __future__ import annotations
 

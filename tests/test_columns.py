@@ -1,4 +1,4 @@
-"""Arrow arrays from buffers are those that pyarrow makes of the same values."""
+"""Arrow arrays made from buffers equal those that pyarrow makes of the same values."""
 
 from __future__ import annotations
 

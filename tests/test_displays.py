@@ -1,4 +1,4 @@
-"""Objects show themselves in a line and as a table, however large they are and whatever names are in them."""
+"""Objects show themselves in a line and as a table, however large they are and whatever names they contain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the documents say of the code is true of it: rooms, files, functions, tests, links and versions."""
+"""What the documents say about the code is true: rooms, files, functions, tests, links and versions."""
 
 from __future__ import annotations
 

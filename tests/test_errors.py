@@ -1,4 +1,4 @@
-"""Every error of the package stays short, says where, and survives the way to another process."""
+"""Every error of the package stays short, says where, and survives being sent to another process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every public function takes a place as a text or a path object, and says so where it gets something else."""
+"""Every public function takes a place as a text or a path object, and says so if it gets anything else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Private names of other packages stand in one module a library, which knows what to do where they are gone."""
+"""Private names of other packages are used in one module per library, which knows what to do without them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What users may rely on is listed once in code and once in the README, and both say the same."""
+"""The public names are listed once in code and once in the README, and both lists agree."""
 
 from __future__ import annotations
 

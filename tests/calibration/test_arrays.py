@@ -1,4 +1,4 @@
-"""What a calibration writes is there whole, or not at all: that it is there says that it was done."""
+"""What a calibration writes is complete or not there at all, since its presence means that the work is done."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models of other kinds: experts, layers that are stored the other way round, blocks that are no chain."""
+"""Models of other kinds: experts, layers that are stored transposed, blocks that do not form a chain."""
 
 from __future__ import annotations
 

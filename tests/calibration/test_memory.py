@@ -1,4 +1,4 @@
-"""One block has its weights in memory, however many there are: counted by what is filled, not by a clock."""
+"""Only one block at a time has its weights in memory, however many there are; tests count what is filled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""One worker or many, stopped and resumed, into a place that holds something else: the same statistics, or an error."""
+"""One worker or many, stopped and resumed, or into a place that holds something else: the same statistics, or an
+error."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What a model makes of rows of its embeddings: E[g gᵀ] of torch's own gradients, in the statistics of layers that are
-quantized by it."""
+"""What a model makes of the rows of its embeddings, E[g gᵀ] of torch's own gradients, is in the statistics of layers
+that are quantized by it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Two paths: H, C and D are what their formulas say of the original's inputs and of those of the model as it was
-quantized up to each layer."""
+"""Along two paths, H, C and D follow their formulas, with the original's inputs and those of the model as quantized up
+to each layer."""
 
 from __future__ import annotations
 

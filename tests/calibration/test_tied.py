@@ -1,4 +1,4 @@
-"""An embedding that is the output head as well has statistics of both uses, and is quantized by what the head sees."""
+"""An embedding that is also the output head has statistics of both uses, and is quantized by what the head receives."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What calibrate() writes is what hooks around a plain forward of transformers come to, and for two paths what the
-formulas say."""
+"""What calibrate() writes equals what hooks on a plain forward pass of transformers give and, for two paths, what the
+formulas give."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers whose errors change more of what their block makes are quantized more finely for a size."""
+"""For a size, layers whose errors change more of their block's output are quantized more finely."""
 
 from __future__ import annotations
 

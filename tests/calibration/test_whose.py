@@ -1,4 +1,5 @@
-"""Statistics serve the model that they are of, wherever a copy of it lies, and are refused for every other one."""
+"""Statistics are accepted for the model that they were made from, wherever a copy of it is, and refused for every other
+one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A Ray cluster that loses actors, nodes and drivers: the dataset is that of a quiet run, whatever is lost when."""
+"""A Ray cluster loses actors, nodes and drivers: whatever is lost, and when, the dataset is that of an undisturbed
+run."""
 
 from __future__ import annotations
 

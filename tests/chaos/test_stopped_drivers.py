@@ -1,4 +1,4 @@
-"""Real SIGSTOP and SIGCONT for the program's own process, while another one overwrites its run."""
+"""Real SIGSTOP and SIGCONT for the program's own process, while another process overwrites its run."""
 
 from __future__ import annotations
 

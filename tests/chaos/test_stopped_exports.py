@@ -1,4 +1,5 @@
-"""An export on Ray whose own process is stopped in its midst: the same command ends as an undisturbed one does."""
+"""An export on Ray whose own process is stopped in the middle: the same command then ends as an undisturbed one
+does."""
 
 from __future__ import annotations
 

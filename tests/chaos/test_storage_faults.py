@@ -1,4 +1,5 @@
-"""An object store that fails: whatever it does, the dataset is that of a quiet run, or there is an error and none."""
+"""An object store that fails: whatever it does, either the dataset is that of an undisturbed run, or there is an error
+and no dataset."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints in the form of big models: every tensor of every file is a layer, tied to one, or a part of one."""
+"""Checkpoints in the form of big models: every tensor of every file is a layer, tied to one, or part of one."""
 
 from __future__ import annotations
 

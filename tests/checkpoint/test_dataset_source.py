@@ -1,4 +1,4 @@
-"""V1 and V2 datasets as sources: names and shapes at once, decoded values when asked."""
+"""V1 and V2 datasets as sources: names and shapes are known at once, and decoded values when they are read."""
 
 from __future__ import annotations
 

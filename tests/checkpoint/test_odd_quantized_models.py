@@ -1,4 +1,4 @@
-"""Tensors called like codes and scales, of any shape and dtype: decoded, kept, or one clear error."""
+"""Tensors named like codes and scales, of any shape and dtype, are decoded or kept, or are one clear error."""
 
 from __future__ import annotations
 

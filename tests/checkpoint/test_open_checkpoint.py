@@ -1,4 +1,4 @@
-"""What a URI is taken for, several files, sidecars, and the errors for what is not there."""
+"""How a URI is understood, several files, sidecars, and errors for missing ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""safetensors files: the same tensors as the safetensors package reads, or one clear error."""
+"""safetensors files: the same tensors that the safetensors package reads, or one clear error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What we write is what safetensors' own reader finds."""
+"""safetensors' own reader reads the headers that we write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A few values of each layer tell a model from another one of the same layers, and know it again in its copies."""
+"""A few values of each layer distinguish a model from another one with the same layers, and recognize its copies."""
 
 from __future__ import annotations
 

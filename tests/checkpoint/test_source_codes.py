@@ -1,4 +1,4 @@
-"""What planning reads of codes that are to be kept: the order of groups, and zero points as far as it has to."""
+"""What planning reads of codes that are to be kept: the order of groups, and only as many zero points as necessary."""
 
 from __future__ import annotations
 

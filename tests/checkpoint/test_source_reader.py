@@ -1,4 +1,4 @@
-"""Values come as they lie in the file: sliced, coalesced, aligned, and only from the source of the plan."""
+"""Values are read as they are in the file: sliced, coalesced, aligned, and only from the source of the plan."""
 
 from __future__ import annotations
 

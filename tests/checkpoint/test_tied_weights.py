@@ -1,4 +1,4 @@
-"""Tied weights that safetensors has twice are stored once; what only looks tied is kept."""
+"""Tied weights that safetensors stores twice are stored once; weights that only look tied are kept."""
 
 from __future__ import annotations
 

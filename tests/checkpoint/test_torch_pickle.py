@@ -1,4 +1,4 @@
-"""PyTorch files: the tensors that torch.load gives, without loading them; nothing in them runs."""
+"""PyTorch files: the tensors that torch.load gives, without running anything in the files."""
 
 from __future__ import annotations
 

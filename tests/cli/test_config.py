@@ -1,4 +1,4 @@
-"""`arrowquant config` and what `--config` takes by name."""
+"""`arrowquant config`, and the names that `--config` accepts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`arrowquant evaluate`, and what `report` shows of it."""
+"""`arrowquant evaluate`, and what `report` shows of an evaluation."""
 
 from __future__ import annotations
 

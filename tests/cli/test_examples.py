@@ -1,4 +1,4 @@
-"""The examples that --help ends with: two of each command, which do what they say."""
+"""Each command's --help ends with two examples, which work as they are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`export`: what the options become, what it prints, and how it ends."""
+"""`export`: what its options become, what it prints, and how it ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`arrowquant quantize --min-quality`: what it promises holds, and what was chosen is a config that makes it again."""
+"""`arrowquant quantize --min-quality` keeps its promise, and the chosen config makes the same dataset again."""
 
 from __future__ import annotations
 

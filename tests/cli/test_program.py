@@ -1,4 +1,4 @@
-"""The program as a whole: what it imports, how it ends, what it prints where."""
+"""The program as a whole: what it imports, how it ends, and what it prints where."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`quantize`: what the options become, and how it ends. The driver is a stand-in that records its call."""
+"""`quantize`: what its options become, and how it ends. A stand-in for the driver records the call."""
 
 from __future__ import annotations
 

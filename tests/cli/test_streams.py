@@ -1,5 +1,5 @@
-"""Standard streams that are closed, full or gone: the work is done, or one line says why not; no traceback, and no
-output in a file that happened to get the stream's number."""
+"""Standard streams that are closed, full or gone: the work is done, or one line says why not. There is no traceback,
+and no output in a file that happens to have the stream's number."""
 
 from __future__ import annotations
 

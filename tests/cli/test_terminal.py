@@ -1,4 +1,4 @@
-"""On real terminals of 80 and 60 columns: nothing is wider, nothing is torn apart, and a run ends on one screen."""
+"""On real terminals of 80 and 60 columns, nothing is wider or torn apart, and a run ends on one screen."""
 
 from __future__ import annotations
 

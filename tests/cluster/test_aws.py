@@ -1,4 +1,4 @@
-"""cluster/aws.yaml is what Ray's launcher takes, and says what its comments promise."""
+"""Ray's launcher accepts cluster/aws.yaml, and the file does what its comments promise."""
 
 from __future__ import annotations
 

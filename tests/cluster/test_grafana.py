@@ -1,4 +1,5 @@
-"""The dashboard shows what runs export, and all of it (tests/engine/ray/test_growing.py asks a real one for that)."""
+"""The dashboard shows only metrics that runs export, and all of them (tests/engine/ray/test_growing.py checks that with
+a real run)."""
 
 from __future__ import annotations
 

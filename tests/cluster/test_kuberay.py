@@ -1,4 +1,4 @@
-"""cluster/kuberay.yaml: a RayJob whose fields are those of KubeRay, and whose command and config are ours."""
+"""cluster/kuberay.yaml is a RayJob whose fields are those of KubeRay, and whose command and config are ours."""
 
 from __future__ import annotations
 

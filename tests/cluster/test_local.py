@@ -1,4 +1,4 @@
-"""cluster/local.py: several nodes on this machine, and nothing of them left."""
+"""cluster/local.py starts several nodes on this machine, and leaves nothing of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""cluster/README.md names what is there."""
+"""cluster/README.md names files and options that exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""cluster/simulate.py: real shapes, the program's own plans, and runs that take what arithmetic says they must."""
+"""cluster/simulate.py: real shapes, the program's own plans, and run times that follow from arithmetic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables of cluster/sizing.md are what its commands print."""
+"""The tables of cluster/sizing.md are those that its commands print."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What submit.py makes of a command line, before it asks any cluster."""
+"""How submit.py interprets a command line before it asks any cluster."""
 
 from __future__ import annotations
 

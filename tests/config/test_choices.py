@@ -1,4 +1,4 @@
-"""Words that settings may be: a type checker refuses others where the config does."""
+"""Settings with a fixed set of words: a type checker refuses the words that the config refuses."""
 
 from __future__ import annotations
 

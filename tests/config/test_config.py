@@ -1,4 +1,4 @@
-"""What a config may say, what it means, and the errors that name file, key and reason."""
+"""What a config may contain, what it means, and errors that name file, key and reason."""
 
 from __future__ import annotations
 

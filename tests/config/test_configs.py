@@ -1,4 +1,4 @@
-"""The files in configs/: complete, valid, and on real MiniLM of the sizes that their comments promise."""
+"""The files in configs/ are complete and valid, and give MiniLM the sizes that their comments promise."""
 
 from __future__ import annotations
 

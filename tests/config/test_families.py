@@ -1,4 +1,4 @@
-"""What is kept of each family beside its vectors, by the names that its checkpoints have."""
+"""What is kept of each model family besides its vectors, by the names in its checkpoints."""
 
 from __future__ import annotations
 

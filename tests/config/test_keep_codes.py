@@ -1,4 +1,4 @@
-"""keep_codes: what it decides, what goes before it, and what becomes of layers without codes."""
+"""keep_codes: what it decides, what takes precedence over it, and what happens to layers without codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of layers that differ in their block alone are one name."""
+"""Names of layers that differ only in their block's number count as one name."""
 
 from __future__ import annotations
 

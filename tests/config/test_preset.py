@@ -1,4 +1,4 @@
-"""Presets: the files of configs/ by their names, and which texts mean one."""
+"""Presets: the files of configs/ by their names, and which words name one."""
 
 from __future__ import annotations
 

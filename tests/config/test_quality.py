@@ -1,4 +1,4 @@
-"""What `min_quality` may be, and what may stand beside it and beside `size`."""
+"""Valid values of `min_quality`, and settings that it and `size` can be combined with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The JSON Schema, by which editors complete and check configs: what it takes is what the loader takes."""
+"""The JSON Schema, with which editors complete and check configs, accepts what the loader accepts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No error of a config shows what may be a credential, in its text or in a traceback of it."""
+"""No error of a config shows what may be a credential, neither in its text nor in its traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Datasets are read as another program wrote them, and nothing that contradicts itself is read at all."""
+"""Datasets written by another program are read, and those that contradict themselves are refused."""
 
 from __future__ import annotations
 

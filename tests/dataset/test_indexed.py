@@ -1,4 +1,4 @@
-"""Layers by an index's columns are those that its rows make one by one, and what is wrong with them is told alike."""
+"""Layers made from an index's columns equal those made row by row, and errors in them are reported alike."""
 
 from __future__ import annotations
 

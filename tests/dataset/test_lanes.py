@@ -1,4 +1,4 @@
-"""Lanes run side by side in threads that stay, and none of those is left behind."""
+"""Lanes run side by side in threads that are reused, and none of these is left behind."""
 
 from __future__ import annotations
 

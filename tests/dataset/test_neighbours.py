@@ -1,4 +1,4 @@
-"""Whole layers of several blocks, from where each request costs a round trip: few requests, the same values."""
+"""Whole layers of several blocks, read where each request costs a round trip: few requests, the same values."""
 
 from __future__ import annotations
 

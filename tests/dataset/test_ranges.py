@@ -1,4 +1,4 @@
-"""What part files hold is read by plain ranges: only those bytes, and each of them verified."""
+"""Values in part files are read by plain ranges: only their bytes, each of them verified."""
 
 from __future__ import annotations
 

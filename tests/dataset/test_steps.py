@@ -1,4 +1,4 @@
-"""Blocks that are read in steps, and small ones that are read together: the same values, within less memory."""
+"""Blocks read in steps, and small blocks read together, have the same values and take less memory."""
 
 from __future__ import annotations
 

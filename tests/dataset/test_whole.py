@@ -1,4 +1,4 @@
-"""Whole layers are read and decoded together, to the same values and the same errors as each alone."""
+"""Whole layers that are read and decoded together have the same values and the same errors as each alone."""
 
 from __future__ import annotations
 

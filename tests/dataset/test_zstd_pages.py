@@ -1,4 +1,4 @@
-"""Values in zstd pages: what zstd says they are, and refused where the page is another's."""
+"""Values in zstd pages are what zstd decodes, and are refused if the page belongs to another value."""
 
 from __future__ import annotations
 

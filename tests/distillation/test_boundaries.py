@@ -1,4 +1,5 @@
-"""What does not belong together, or does not fit, is refused in one sentence, and nothing is written."""
+"""Models, datasets and texts that do not belong together or do not fit are refused in one sentence, and nothing is
+written."""
 
 from __future__ import annotations
 

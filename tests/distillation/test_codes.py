@@ -1,4 +1,4 @@
-"""Latent codes begin as the dataset's codes, and nothing that a method chose is undone by the least step."""
+"""Latent codes begin as the dataset's codes, and the smallest step undoes nothing that a method has chosen."""
 
 from __future__ import annotations
 

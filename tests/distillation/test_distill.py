@@ -1,4 +1,4 @@
-"""A dataset that was trained makes more of what the original makes of texts, and has what the student computed with."""
+"""A trained dataset gets closer to the original's outputs, and has the values that the student computed with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`arrowquant distill` that is killed, by kill -9 at what it opens, and called again."""
+"""`arrowquant distill` is killed by kill -9 when it opens certain files, and called again."""
 
 from __future__ import annotations
 

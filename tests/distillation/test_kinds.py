@@ -1,4 +1,4 @@
-"""Models whose parameters are more, or less, than the layers that a dataset has of them."""
+"""Models that have more parameters, or fewer, than the dataset has layers."""
 
 from __future__ import annotations
 

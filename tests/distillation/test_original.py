@@ -1,4 +1,4 @@
-"""A dataset is trained after the model that it was made of, and after no other one of the same layers and config."""
+"""A dataset is trained against the model that it was made from, and no other with the same layers and config."""
 
 from __future__ import annotations
 

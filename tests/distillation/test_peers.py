@@ -1,4 +1,4 @@
-"""Workers that each have a slice of every batch have the losses and the gradients of one that has all of it."""
+"""Workers with a slice of every batch each have the losses and gradients of one worker with the whole batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Codes of a dataset by --size take no more bytes after a training than before."""
+"""Codes of a dataset made by --size take no more bytes after a training than before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""New texts are of the given ones' tokens, of their lengths, and the same wherever and whenever they are made."""
+"""New texts consist of tokens of the given ones, have their lengths, and are the same wherever and whenever they are
+made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several workers of Ray Train come to what one process comes to, also where one of them is killed."""
+"""Several workers of Ray Train get the same result as one process, even if one of them is killed."""
 
 from __future__ import annotations
 

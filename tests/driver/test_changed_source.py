@@ -1,4 +1,5 @@
-"""A source that changes before, while or after it is read: named, nothing of that shard committed, exit code 2."""
+"""A source that changes before, while or after it is read is named, nothing of that shard is committed, and the exit
+code is 2."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Disks that are full, read-only or without hard links: the work is done or one error says why not, nothing is
-published, and the same command completes it where that has passed."""
+"""Disks that are full, read-only or without hard links: the work is done, or one error says why not and nothing is
+published. The same command completes it once the reason is gone."""
 
 from __future__ import annotations
 

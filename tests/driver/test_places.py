@@ -1,4 +1,4 @@
-"""Odd places work from one end to the other, or are refused before any work: never "run again" for ever."""
+"""Odd places work from beginning to end, or are refused before any work; nobody is told to run again for ever."""
 
 from __future__ import annotations
 

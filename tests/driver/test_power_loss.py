@@ -1,4 +1,5 @@
-"""Power that is cut at any moment costs work and never a wrong dataset: what names something comes after it."""
+"""A power cut at any moment costs work and never makes a wrong dataset: an object is on disk before anything names
+it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A finished dataset of which something is damaged: that is made again, equal to what it was, and nothing else is."""
+"""Damaged parts of a finished dataset are made again, equal to what they were, and nothing else is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the driver asks of the target: a handful of requests, and one a commit, however large the model."""
+"""The driver makes a handful of requests to the target and one per commit, however large the model is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A driver that stops dead at any write: the same command then ends in the dataset of an undisturbed run."""
+"""A driver that dies at any write: the same command then ends with the dataset of an undisturbed run."""
 
 from __future__ import annotations
 

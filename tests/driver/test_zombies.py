@@ -1,7 +1,7 @@
-"""A driver that is stopped at any change of its target, and goes on when another run has overwritten its own: not one
-object of that run changes, and it ends with one clear sentence.
+"""A driver that is stopped at any change of its target, and goes on after another run has overwritten its own, changes
+no object of that run, and ends with one clear sentence.
 
-The changes of the driver's own thread are counted; its workers go on as they like.
+Only changes by the driver's own thread are counted; its workers are not stopped.
 """
 
 from __future__ import annotations

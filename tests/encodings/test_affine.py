@@ -1,4 +1,4 @@
-"""MLX's codes are layers of the values that the library decodes them to."""
+"""MLX's codes become layers with the values that MLX decodes them to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AWQ's codes are layers of the values that their format defines, as the library decodes them."""
+"""AWQ's codes become layers with the values that their format defines, as the library decodes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Columns of a stored matrix come in few requests, each within a window, whatever lies between them."""
+"""Columns of a stored matrix are read in few requests, each within a window, whatever lies between them."""
 
 from __future__ import annotations
 

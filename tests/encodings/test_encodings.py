@@ -1,4 +1,4 @@
-"""Ways of storing weights are values of their own types, which plans remember and readers follow."""
+"""Ways of storing weights are values of types of their own, which plans record and readers follow."""
 
 from __future__ import annotations
 

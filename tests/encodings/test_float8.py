@@ -1,4 +1,4 @@
-"""float8 weights with scales are layers of the values they stand for, as torch and transformers decode them."""
+"""float8 weights with scales become layers with the values they stand for, as torch and transformers decode them."""
 
 from __future__ import annotations
 

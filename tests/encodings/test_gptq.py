@@ -1,4 +1,4 @@
-"""GPTQ's codes are layers of the values that their format defines, as the libraries decode them."""
+"""GPTQ's codes become layers with the values that their format defines, as the libraries decode them."""
 
 from __future__ import annotations
 

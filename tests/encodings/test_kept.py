@@ -1,4 +1,4 @@
-"""Codes that are kept are the source's own in V2's order, and decode bit for bit to what the source stands for."""
+"""Kept codes are the source's own in V2's order, and decode bit for bit to what the source stands for."""
 
 from __future__ import annotations
 

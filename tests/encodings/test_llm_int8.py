@@ -1,4 +1,4 @@
-"""bitsandbytes' int8 codes are layers of the values that the library decodes them to."""
+"""bitsandbytes' int8 codes become layers with the values that the library decodes them to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MXFP4 weights are layers of the values that transformers decodes them to, in the orientation of bfloat16 releases."""
+"""MXFP4 weights become layers with the values that transformers decodes them to, oriented as in bfloat16 releases."""
 
 from __future__ import annotations
 

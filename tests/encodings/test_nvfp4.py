@@ -1,4 +1,4 @@
-"""NVFP4 weights are layers of the values that numpy, written out, and compressed-tensors decode them to."""
+"""NVFP4 weights become layers with the values that compressed-tensors and plain numpy decode them to."""
 
 from __future__ import annotations
 

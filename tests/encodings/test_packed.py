@@ -1,4 +1,4 @@
-"""compressed-tensors' integers are layers of the values that the library decompresses them to."""
+"""compressed-tensors' integers become layers with the values that the library decompresses them to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The inline engine's line a shard."""
+"""The inline engine logs one line per shard."""
 
 from __future__ import annotations
 

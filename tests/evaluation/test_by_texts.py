@@ -1,4 +1,4 @@
-"""The fewest bytes at which texts keep a quality."""
+"""The fewest bytes with which texts keep a quality."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures of embeddings, against numpy written out and scipy."""
+"""Figures of embeddings, compared with scipy and with formulas written out in numpy."""
 
 from __future__ import annotations
 

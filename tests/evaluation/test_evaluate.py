@@ -1,5 +1,5 @@
-"""evaluate() on real and tiny models: known answers, references by transformers and sentence-transformers, and what is
-refused."""
+"""evaluate() on real and tiny models: known answers, references by transformers and sentence-transformers, and
+refusals."""
 
 from __future__ import annotations
 

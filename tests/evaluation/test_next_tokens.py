@@ -1,4 +1,4 @@
-"""Figures of next-token distributions, against numpy in float64."""
+"""Figures of next-token distributions, compared with numpy in float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An evaluation in a dataset's report: beside others, gone with the dataset, and never in another one's."""
+"""An evaluation in a dataset's report: next to others, gone with the dataset, and never in another one's report."""
 
 from __future__ import annotations
 

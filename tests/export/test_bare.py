@@ -1,4 +1,4 @@
-"""Rows without a manifest are exported like a dataset's: a file of V2, a folder of files of V1."""
+"""Rows without a manifest, a V2 file or a folder of V1 files, are exported like a dataset's."""
 
 from __future__ import annotations
 

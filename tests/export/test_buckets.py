@@ -1,4 +1,5 @@
-"""Exports from a bucket to a bucket: any place in it, whatever its server does, and nothing of others is lost."""
+"""Exports from bucket to bucket: to any place in a bucket, whatever its server does, without harm to others'
+objects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model in several folders comes back in them, under the names that each of them knows."""
+"""A model in several folders is exported to the same folders, under the names that each of them uses."""
 
 from __future__ import annotations
 

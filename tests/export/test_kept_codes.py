@@ -1,5 +1,5 @@
-"""Codes of GPTQ and AWQ that a dataset keeps are exported to every format as what they stand for, or refused with
-advice that works."""
+"""Codes of GPTQ and AWQ that a dataset keeps are exported to every format with the values they stand for, or refused
+with advice that works."""
 
 from __future__ import annotations
 

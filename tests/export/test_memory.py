@@ -1,4 +1,4 @@
-"""An export holds its budget of weights, whatever the model and its largest layer."""
+"""An export stays within its budget for weights, whatever the model and its largest layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensors of every kind, and names of every kind, come back as they are, by the format's own reader."""
+"""Tensors of every kind, with names of every kind, are read back unchanged by the format's own reader."""
 
 from __future__ import annotations
 

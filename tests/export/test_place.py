@@ -1,4 +1,4 @@
-"""What may be at the output before an export begins: nothing, its own earlier files, and never another's."""
+"""What may be at the output before an export begins: nothing, its own earlier files, and never those of another."""
 
 from __future__ import annotations
 

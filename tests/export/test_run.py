@@ -1,4 +1,4 @@
-"""An export from end to end: what is written is what the dataset holds, and the programs that it is for open it."""
+"""An export from end to end: its files have the values of the dataset, and the programs that they are for open them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small files of a dataset are as verified as its weights, in each way that reads them."""
+"""Small files of a dataset are verified like its weights, in each way of reading them."""
 
 from __future__ import annotations
 

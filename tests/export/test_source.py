@@ -1,4 +1,4 @@
-"""A source is the checkpoint that was quantized, or it is refused before anything is written."""
+"""A source has to be the checkpoint that was quantized, or it is refused before anything is written."""
 
 from __future__ import annotations
 

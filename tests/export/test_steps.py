@@ -1,4 +1,4 @@
-"""Steps follow from the memory there is, and change no byte of what comes out."""
+"""Steps follow from the available memory, and change no byte of the result."""
 
 from __future__ import annotations
 

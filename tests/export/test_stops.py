@@ -1,4 +1,4 @@
-"""An export that stops dead at any change of its output: the same command then ends in that of an undisturbed one."""
+"""An export that dies at any change of its output: the same command then ends with the output of an undisturbed one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An export, finished or begun, in the place of a dataset, a source or a target: it is called what it is."""
+"""An export, finished or begun, in place of a dataset, a source or a target is recognized as an export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""V1 files are what V1's users read: pyarrow, DuckDB, polars, and our own reader."""
+"""V1 files can be read by V1's readers: pyarrow, DuckDB, polars, and our own."""
 
 from __future__ import annotations
 

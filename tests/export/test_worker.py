@@ -1,4 +1,4 @@
-"""A worker writes a file whole or not at all, from values that are verified."""
+"""A worker writes a file completely or not at all, from verified values."""
 
 from __future__ import annotations
 

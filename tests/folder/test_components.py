@@ -1,4 +1,4 @@
-"""Folders that modules.json and model_index.json name are part of the model, under their paths as prefixes."""
+"""Folders that modules.json and model_index.json name are part of the model, with their paths as prefixes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may be read of a folder: regular files within it, to their sizes."""
+"""What may be read of a folder: regular files within it, up to their sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Which small files are copied: all but weights, code, pickles, archives, logs and what a target has itself."""
+"""The small files that are copied: all except weights, code, pickles, archives, logs and files that a target has
+itself."""
 
 from __future__ import annotations
 

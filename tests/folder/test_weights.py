@@ -1,4 +1,4 @@
-"""Which of a folder's weight files are the model, and what is said of the others."""
+"""Which of a folder's weight files are the model, and the note about the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values as zstd frames: any reader's, no larger than zstd's own."""
+"""Values as zstd frames: readable by any reader, and no larger than zstd's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""format/README.md is true: its tables are the schemas, its test vectors decode to what it says, twice."""
+"""format/README.md is true: its tables are the schemas, and its test vectors decode to what it says, in two ways."""
 
 from __future__ import annotations
 

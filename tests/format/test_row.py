@@ -1,4 +1,5 @@
-"""A row is defined once: its schema is the format's, and a column is added where rows are defined and made."""
+"""A row is defined once: its schema is the format's, and a column is added in the two places where rows are defined and
+made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A share of `python -m tests.fuzz`, and all of it where slow tests are asked for."""
+"""A share of `python -m tests.fuzz`, and all of it as a slow test."""
 
 from __future__ import annotations
 

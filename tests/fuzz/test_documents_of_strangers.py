@@ -1,4 +1,4 @@
-"""report.json, manifest.json, commits and run/plan.arrow with anything changed: one error, or read and shown."""
+"""report.json, manifest.json, commits and run/plan.arrow with any change: one error, or they are read and shown."""
 
 from __future__ import annotations
 

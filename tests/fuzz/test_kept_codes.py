@@ -1,5 +1,5 @@
-"""Sources with codes whose headers, configs or bytes were changed: `--keep-codes` refuses them in one line, or its
-dataset is sound and has the values that the importer decodes."""
+"""Sources with codes whose headers, configs or bytes were changed: `--keep-codes` refuses them in one line, or makes a
+sound dataset with the values that the importer decodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parquet that is larger than it looks is refused before anything of it expands."""
+"""Parquet files that are larger than they look are refused before anything in them is expanded."""
 
 from __future__ import annotations
 

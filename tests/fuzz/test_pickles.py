@@ -1,4 +1,4 @@
-"""Hostile pickles: refused before they are loaded, or loaded in time and memory linear in their size."""
+"""Hostile pickles are refused before they are loaded, or loaded in time and memory linear in their size."""
 
 from __future__ import annotations
 

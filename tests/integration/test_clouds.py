@@ -1,4 +1,5 @@
-"""MiniLM from and to the storages that only their fsspec packages reach: gs://, az://, and hf:// as a source."""
+"""MiniLM from and to storages that are only reached through their fsspec packages: gs://, az://, and hf:// as a
+source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensors without values, wherever they stand in a source: in the dataset like any other, and given back."""
+"""Tensors without values, wherever they are in a source, are in the dataset like any other, and given back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Threads and Ray actors run the same workers: the same codes and scales from both, whatever dies meanwhile."""
+"""Threads and Ray actors run the same workers, and give the same codes and scales, whatever dies meanwhile."""
 
 from __future__ import annotations
 

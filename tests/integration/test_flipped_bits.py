@@ -1,7 +1,7 @@
 """One flipped bit anywhere in a dataset: each way of loading gives the right values, or an error that says where.
 
-What belongs to a layer is an error that names the layer; all else one that names the file. A bit that nobody reads, or
-that says nothing (padding, a README), changes nothing.
+If the bit belongs to a layer, the error names the layer, otherwise the file. A bit that nothing reads, or that has no
+meaning (padding, a README), changes nothing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Every fenced block of README and guides does what it says: commands and Python run, in the order in which they stand,
-and what is shown as their output is what comes out.
+"""Every fenced block of README and guides works: commands and Python code run in their order, and print what is shown
+as their output.
 
-A block that no rule here is for fails. What takes minutes is marked slow, and as little of it as can be runs (`LESS`).
+A block that no rule here covers fails. Blocks that take minutes are marked slow, and run with as little work as
+possible (`LESS`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""quantize --keep-codes: a source's own codes, scales and zero points as rows of V2."""
+"""quantize --keep-codes: a source's own codes, scales and zero points become rows of V2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A worker's memory is a function of block_bytes, not of the model or of its largest layer."""
+"""A worker's memory depends on block_bytes, not on the model or on its largest layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The target as a model: opened by transformers, filled by WeightLoader, and what its output is still worth."""
+"""The target as a model: opened by transformers, filled by WeightLoader, and how good its outputs still are."""
 
 from __future__ import annotations
 

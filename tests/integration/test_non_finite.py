@@ -1,4 +1,4 @@
-"""NaN and inf: an error in what is quantized, and in what is kept a note of the report that names the layer."""
+"""NaN and inf are an error in a layer to be quantized; in a kept layer, a note in the report names the layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MiniLM from a real S3 server to a real S3 server, without a local copy of it."""
+"""MiniLM from a real S3 server to a real S3 server, without a local copy."""
 
 from __future__ import annotations
 

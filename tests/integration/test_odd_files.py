@@ -1,4 +1,4 @@
-"""What is no regular file in the place of one of a dataset's is refused, and never taken for "nothing there"."""
+"""Anything but a regular file in place of a file of a dataset is refused, and never taken for "nothing there"."""
 
 from __future__ import annotations
 

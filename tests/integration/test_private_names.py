@@ -1,4 +1,4 @@
-"""The whole program with libraries that have none of the private names that it uses of those it was written for."""
+"""The whole program with libraries that lack all private names that it uses of them."""
 
 from __future__ import annotations
 

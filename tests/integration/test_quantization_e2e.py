@@ -1,7 +1,7 @@
 """The acceptance suite: real MiniLM through the whole program, checked by other means than the program's.
 
-What a dataset decodes to is computed here with pyarrow and numpy from the published formula, what the source holds
-comes from the safetensors package. The report has to agree with both, and is never taken for an answer.
+The values of a dataset are computed here with pyarrow and numpy from the published formula, and those of the source
+come from the safetensors package. The report has to agree with both, and is never used as the reference.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A model of GPTQ, AWQ, MLX or bitsandbytes becomes the dataset of the full-precision release."""
+"""A model quantized by GPTQ, AWQ, MLX or bitsandbytes becomes the dataset of the full-precision release."""
 
 from __future__ import annotations
 

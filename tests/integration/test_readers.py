@@ -1,4 +1,4 @@
-"""`target/weights` as other programs read it: the folder as it is, every row once, nothing known of this package."""
+"""Other programs read the folder `target/weights` as it is, every row once, without knowing this package."""
 
 from __future__ import annotations
 

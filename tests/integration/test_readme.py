@@ -1,4 +1,4 @@
-"""What the README shows beside commands and Python (test_guides.py) is what is there: the table and SQL."""
+"""What the README shows apart from commands and Python (test_guides.py) is true: the table, and the SQL."""
 
 from __future__ import annotations
 

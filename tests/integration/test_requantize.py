@@ -1,4 +1,4 @@
-"""Datasets and PyTorch files as sources: what comes out is what the safetensors file would have given."""
+"""Datasets and PyTorch files as sources give the dataset that the safetensors file would have given."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run that is stopped, killed or run twice ends, by the same command, in the dataset of an undisturbed one."""
+"""A run that is stopped, killed or run twice ends, by the same command, with the dataset of an undisturbed one."""
 
 from __future__ import annotations
 

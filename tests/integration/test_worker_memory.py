@@ -1,7 +1,8 @@
-"""Guarantee 1 where it is promised: what a worker takes stays below what its plan says, and is no small part of it.
+"""Guarantee 1: the memory that a worker takes stays below its plan's bound, and is not a small part of it.
 
-MiB, measured as below with blocks that all are in one shard, on Linux with glibc 2.39; local to local, where not said
-otherwise. The first row of a source is int8 without compression, the second int2 with zstd.
+The table has MiB taken and the bound, measured as below with all blocks in one shard, on Linux with glibc 2.39, from
+local disk to local disk unless something else is said. The first row of a source is int8 without compression, the
+second int2 with zstd.
 
 source          blocks of 8 MiB    of 32 MiB      of 256 MiB
 bfloat16        286 of 460         329 of 504     666 of 840
@@ -24,8 +25,8 @@ int8 dataset    308 of 468         392 of 535
                 291 of 443         386 of 516
 bfloat16, S3 to S3                 427 of 640
 
-Of a worker that starts, 171 are Python, numpy, pyarrow and Ray; kernels make them 235. The bound has room for kernels
-that are compiled, which takes up to 130 more, once on each machine.
+When a worker starts, Python, numpy, pyarrow and Ray take 171 MiB, and with kernels 235. The bound has room for
+compiling kernels, which takes up to 130 more, once on each machine.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Blocks have each code where GGML looks for it, with or without machine code."""
+"""Blocks have each code where GGML expects it, with and without compiled code."""
 
 from __future__ import annotations
 

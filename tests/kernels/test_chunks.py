@@ -1,4 +1,4 @@
-"""Chunks of a file are delivered verified, to the byte and not beside it, as far as they are right."""
+"""Chunks of a file are delivered verified, exactly into their places, up to the first wrong one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Blocks that lie anywhere in one memory are decoded by one call."""
+"""One call decodes blocks that lie anywhere in one memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bytes that must never change by accident: datasets that are compared, and runs that are resumed, rely on them."""
+"""Bytes that must never change by accident, because comparing datasets and resuming runs rely on them."""
 
 from __future__ import annotations
 

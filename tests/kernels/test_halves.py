@@ -1,4 +1,4 @@
-"""float32 numbers become the float16 ones that numpy makes of them."""
+"""float32 numbers become the float16 numbers that numpy makes of them."""
 
 from __future__ import annotations
 

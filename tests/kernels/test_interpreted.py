@@ -1,4 +1,4 @@
-"""Where Numba compiles nothing (NUMBA_DISABLE_JIT=1) kernels run as Python, slowly, and make the same bytes."""
+"""With Numba's compiler turned off (NUMBA_DISABLE_JIT=1), kernels run as Python, slowly, and give the same bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loops over pieces do what they say to each piece, wherever it lies, and to no byte beside it."""
+"""Loops over pieces do their work on each piece, wherever it lies, and touch no byte next to it."""
 
 from __future__ import annotations
 

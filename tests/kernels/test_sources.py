@@ -1,4 +1,4 @@
-"""Codes of quantized sources are decoded as a plain float32 product, rounded by torch, says."""
+"""Codes of quantized sources are decoded as a plain float32 product, rounded by torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Borrowed streams: the same values in the same few pages, and an error for what is used after its time."""
+"""Borrowed streams: the same values in the same few pages, and an error for a tensor that is used after its time."""
 
 from __future__ import annotations
 

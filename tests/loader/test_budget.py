@@ -1,4 +1,4 @@
-"""What is in flight stays within the memory budget, and threads end with whoever wanted their results."""
+"""What is in flight stays within the memory budget, and threads end with the caller that wanted their results."""
 
 from __future__ import annotations
 

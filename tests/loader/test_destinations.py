@@ -1,4 +1,4 @@
-"""Values go straight into memory that is there, and are the same as in memory of their own."""
+"""Values decoded straight into existing memory are the same as in memory of their own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""However a stream ends, nothing of it is left: no thread, no open file, no byte of the budget, no result."""
+"""However a stream ends, nothing of it is left: no thread, no open file, no bytes of the budget, no result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong while weights are read: one sentence that names the layer and the file, in each way of reading."""
+"""A failure while weights are read is one sentence that names the layer and the file, in each way of reading."""
 
 from __future__ import annotations
 

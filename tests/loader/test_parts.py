@@ -1,4 +1,4 @@
-"""Rows, columns and ranks' parts are what slicing the whole layer gives, bit for bit, however it is stored."""
+"""Rows, columns and ranks' parts equal slices of the whole layer bit for bit, however it is stored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Of a dataset whose layers are cut for ranks, each rank reads its own rows and hardly anything else."""
+"""If layers are cut for ranks, each rank reads its own rows and hardly anything else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""An object store that stalls, cuts, refuses or lies: a stream is right, or ends with the layer and the object."""
+"""An object store that stalls, truncates, refuses or returns wrong bytes: a stream is right, or ends with an error that
+names the layer and the object."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Streams: which layers, in what order, for whom, and what ends them."""
+"""Streams: which layers they give, in what order, to whom, and what ends them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every layer comes back by its name, whole or by rows, as the source had it or as the formula decodes it."""
+"""Every layer is given by its name, whole or by rows, as the source had it or as the formula decodes it."""
 
 from __future__ import annotations
 

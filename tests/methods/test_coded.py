@@ -1,4 +1,5 @@
-"""gptq in steps: codes of the paper's algorithm with boundaries that move away from zero, one scale a row of W*."""
+"""gptq in steps: the codes of the paper's algorithm, with boundaries that move away from zero and one scale per row of
+W*."""
 
 from __future__ import annotations
 

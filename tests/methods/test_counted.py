@@ -1,4 +1,4 @@
-"""`counted`: rows of an embedding in steps by how often a calibration's texts read them."""
+"""`counted`: rows of an embedding get steps by how often a calibration's texts read them."""
 
 from __future__ import annotations
 

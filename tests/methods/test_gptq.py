@@ -1,4 +1,4 @@
-"""gptq: the codes of the paper's algorithm (tests/methods/plain_gptq.py), and what must not change them."""
+"""gptq gives the codes of the paper's algorithm (tests/methods/plain_gptq.py), and some things must not change them."""
 
 from __future__ import annotations
 

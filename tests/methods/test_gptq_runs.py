@@ -1,4 +1,4 @@
-"""gptq the whole way: from a statistics folder to a dataset, by every engine, resumed, and refused."""
+"""gptq from end to end: from a statistics folder to a dataset, with every engine, resumed, and refused."""
 
 from __future__ import annotations
 

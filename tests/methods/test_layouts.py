@@ -1,4 +1,5 @@
-"""gptq of layers stored [in, out]: what the paper's algorithm makes of the transposed layer, by stored rows' scales."""
+"""gptq of layers stored [in, out]: what the paper's algorithm gives for the transposed layer, with scales of stored
+rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The methods that are offered are the methods that there are."""
+"""The methods that are offered are the methods that exist."""
 
 from __future__ import annotations
 

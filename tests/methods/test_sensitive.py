@@ -1,4 +1,4 @@
-"""`counted` with a sensitivity: rows of an embedding rounded by what a model makes of their errors."""
+"""`counted` with a sensitivity: rows of an embedding are rounded by what a model makes of their errors."""
 
 from __future__ import annotations
 

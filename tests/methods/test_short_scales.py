@@ -1,4 +1,4 @@
-"""`scale_dtype: bfloat16`: scales that a reader in a bfloat16 model keeps as they are, and codes that fit them."""
+"""`scale_dtype: bfloat16`: scales that a reader in a bfloat16 model keeps exactly, and codes that fit them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a method needs beside the values comes with it from the config's URI to the dataset, and counts everywhere."""
+"""What a method needs besides the values comes with it from the config's URI to the dataset, and counts everywhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`size`: steps in proportion to a row's size, codes that take few bits, the scale that fits them."""
+"""`size`: steps in proportion to a row's magnitude, codes that take few bits, and the scale that fits them."""
 
 from __future__ import annotations
 

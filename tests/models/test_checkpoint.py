@@ -1,4 +1,4 @@
-"""A model filled from a checkpoint is the one that from_pretrained makes, from whatever the checkpoint is read."""
+"""A model filled from a checkpoint is the one that from_pretrained makes, wherever the checkpoint is read from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model of transformers whose weights stay codes gives what the decoded model gives."""
+"""A transformers model whose weights stay codes gives what the decoded model gives."""
 
 from __future__ import annotations
 

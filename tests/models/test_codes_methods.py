@@ -1,4 +1,4 @@
-"""What transformers' own methods, and a user's, do with a model whose weights are codes."""
+"""What transformers' own methods, and those of a user, do to a model whose weights are codes."""
 
 from __future__ import annotations
 

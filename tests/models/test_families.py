@@ -1,4 +1,4 @@
-"""Every family of transformers that can be built small comes back, as from_pretrained makes it of decoded weights."""
+"""Every transformers family that can be built small is loaded as from_pretrained loads it from decoded weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a model's weights come from: within the budget, verified, from disk and from an object store."""
+"""How a model's weights are read: within the budget, verified, from disk and from an object store."""
 
 from __future__ import annotations
 

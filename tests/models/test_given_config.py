@@ -1,4 +1,4 @@
-"""A config that is given takes the place of the dataset's config.json, and weights are verified all the same."""
+"""A config that is given replaces the dataset's config.json, and weights are verified all the same."""
 
 from __future__ import annotations
 

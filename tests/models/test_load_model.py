@@ -1,4 +1,4 @@
-"""A model that load_model gives is the one that from_pretrained makes of the decoded weights."""
+"""load_model gives the model that from_pretrained makes from the decoded weights."""
 
 from __future__ import annotations
 

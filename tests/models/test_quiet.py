@@ -1,4 +1,4 @@
-"""What transformers shows of a checkpoint is not shown of tensors without values, and nobody else misses anything."""
+"""What transformers prints while it loads a checkpoint is hidden while ours is loaded, and only then."""
 
 from __future__ import annotations
 

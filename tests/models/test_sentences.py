@@ -1,4 +1,4 @@
-"""A SentenceTransformer from a dataset gives the embeddings of the one from its source, filled with decoded weights."""
+"""A SentenceTransformer from a dataset gives the embeddings of its source's, filled with the decoded weights."""
 
 from __future__ import annotations
 

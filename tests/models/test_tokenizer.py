@@ -1,4 +1,4 @@
-"""load_tokenizer takes its own arguments alone, and says what does what others would."""
+"""load_tokenizer accepts only its own arguments, and says what to use instead of others."""
 
 from __future__ import annotations
 

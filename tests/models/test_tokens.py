@@ -1,4 +1,4 @@
-"""Texts in batches: which go together, how they are padded, and how long they may be."""
+"""Texts in batches: which are put together, how they are padded, and how long they may be."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is done to traced tensors is known afterwards: values, places and rows are those that torch itself makes."""
+"""Traced tensors know what was done to them: values, places and rows are those that torch itself gives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is no dataset is called what it is, in one sentence with what to do."""
+"""Anything that is not a dataset is named for what it is, in one sentence with what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A QuantEmbedding gives rows of the decoded table, and decodes no others."""
+"""A QuantEmbedding gives rows of the decoded table, and decodes no other rows."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Many inputs of 16 bits give what the model that is loaded decoded in these gives, to within its own rounding.
+"""Many inputs of 16 bits give what the model that is loaded decoded in that dtype gives, within its own rounding.
 
 Its weights and bias are rounded to 16 bits. Each of the `columns` products and each of their sums is rounded in float32
-(whatever their order, and twice where the CPU adds them up in pairs), and the result once to 16 bits.
+(in any order, and twice if the CPU adds them up in pairs), and the result once to 16 bits.
 """
 
 from __future__ import annotations

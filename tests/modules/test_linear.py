@@ -1,4 +1,4 @@
-"""A QuantLinear gives what a linear layer of the decoded values gives, to within float rounding."""
+"""A QuantLinear gives what a linear layer with the decoded values gives, within float rounding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A module of torch is filled from a dataset, and its matrices stay codes."""
+"""A torch module is filled from a dataset, and its matrices stay codes."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Packed products of every form stay within float rounding of the same sums in float64.
 
-The bound: each of the `columns` products is rounded once, and so is each of their sums; decoding (code - zero point) ·
-scale in another order rounds twice more, and the scale of a group's sum once. To first order that is (columns + 3) · u
-of the sum of magnitudes, with u = 2^-24, whatever the order of summation.
+The bound: each of the `columns` products is rounded once, and so is each of their sums. Decoding (code - zero point) ·
+scale in another order adds two roundings, and scaling a group's sum adds one. To first order, that is (columns + 3) · u
+of the sum of magnitudes, with u = 2^-24, in any order of summation.
 """
 
 from __future__ import annotations

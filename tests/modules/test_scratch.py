@@ -1,4 +1,4 @@
-"""Memory for what is needed within one product is used again, and never by two at once."""
+"""Memory that is needed within one product is used again, and never by two products at once."""
 
 from __future__ import annotations
 

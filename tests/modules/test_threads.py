@@ -1,4 +1,4 @@
-"""Rows are split between threads, in this process and in one that is forked from it."""
+"""Rows are split between threads, in this process and in one that was forked from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What watches a layer of codes compute, to compute it again with other inputs, sees it use these inputs."""
+"""Tools that trace a layer of codes, to compute it again with other inputs, record that it uses its inputs."""
 
 from __future__ import annotations
 

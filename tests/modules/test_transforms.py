@@ -1,4 +1,4 @@
-"""What torch.func and derivatives of forward mode make of a layer of codes is what they make of the decoded one."""
+"""torch.func and forward-mode derivatives give the same for a layer of codes as for the decoded one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A QuantWeight stands for the values of its codes, and stays what it is whatever becomes of its module."""
+"""A QuantWeight stands for the values of its codes, and stays so whatever happens to its module."""
 
 from __future__ import annotations
 

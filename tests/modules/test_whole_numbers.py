@@ -1,4 +1,4 @@
-"""Inputs that are quantized to 8 bits: the formula, and nothing else."""
+"""Inputs that are quantized to 8 bits follow the formula exactly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Blocks that are read together: all of them once, in order, within the limit, also where they have no bytes."""
+"""Blocks that are read together: all of them once, in order, within the limit, even if they have no bytes."""
 
 from __future__ import annotations
 

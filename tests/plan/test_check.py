@@ -1,4 +1,4 @@
-"""A layer table is believed in nothing."""
+"""Nothing in a layer table is believed without a check."""
 
 from __future__ import annotations
 

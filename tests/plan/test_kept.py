@@ -1,4 +1,4 @@
-"""What a source asks to keep byte for byte stays so, and what it leaves out is remembered by name."""
+"""What a source asks to keep stays byte for byte, and what it leaves out is recorded by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plans: what is quantized how, what stays as it is and why, and what the config says that fits no layer."""
+"""Plans: what is quantized and how, what stays as it is and why, and settings that fit no layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker may take: which settings and which places change it, and by how much. Whether it is true is measured in
+"""What a worker may take: which settings and places change it, and by how much. Whether it is true is measured in
 tests/integration/test_worker_memory.py."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a plan will store, and its summary."""
+"""What a plan will store, and the plan's summary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A plan as an Arrow table: what is in it, that it comes back whole, and what is refused."""
+"""A plan as an Arrow table: its content, its way back, and what is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plans of version 1 in targets are read: `version1.arrow` was written by the last commit that made such plans."""
+"""Targets with plans of version 1 are read: `version1.arrow` was written by the last commit that made such plans."""
 
 from __future__ import annotations
 

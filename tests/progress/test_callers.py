@@ -1,4 +1,4 @@
-"""Progress for those who call functions: drawn where somebody sees it, and told to whoever asks."""
+"""Progress for callers of functions: drawn where somebody sees it, and reported to those who ask for it."""
 
 from __future__ import annotations
 

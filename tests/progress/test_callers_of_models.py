@@ -1,4 +1,4 @@
-"""Progress of a model that is filled, for those who load it in a terminal or a notebook."""
+"""Progress of filling a model, for those who load it in a terminal or a notebook."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress of what goes through texts, for those who call it in a terminal."""
+"""Progress of functions that run texts through a model, for those who call them in a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress: a few plain lines in a log, a bar on a terminal."""
+"""Progress of a run: a few plain lines in a log, a bar on a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress of an evaluation or a calibration: a bar a step on a terminal, a few plain lines in a log."""
+"""Progress of an evaluation or a calibration: a bar per step on a terminal, a few plain lines in a log."""
 
 from __future__ import annotations
 

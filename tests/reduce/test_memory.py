@@ -1,4 +1,4 @@
-"""Memory of processes over time: measured at each shard, a few lines whatever the cluster."""
+"""Memory of processes over time: measured at each shard, with a few lines however large the cluster."""
 
 from __future__ import annotations
 

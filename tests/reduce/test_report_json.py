@@ -1,4 +1,4 @@
-"""A report comes back from its JSON, and nothing else does."""
+"""A report can be read back from its JSON, and anything else is refused."""
 
 from __future__ import annotations
 

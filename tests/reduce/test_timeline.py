@@ -1,4 +1,4 @@
-"""The last run over time: what receipts say, within the run whatever clocks say, bounded however much there is."""
+"""The last run over time, from receipts: within the run whatever clocks say, and bounded however much there is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page in a browser: the table's script does what it says, nothing is asked for, and nothing complains."""
+"""The page in a browser: the table's script works, nothing is requested, and there are no complaints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cards: a verdict for each figure, and the threshold that it follows from."""
+"""Cards: a verdict for each figure, with the threshold that it follows from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a layer stands, told by its name."""
+"""The depth of a layer, told by its name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was evaluated, as data, tables, pages and files; of which dataset, and with which texts."""
+"""Evaluations as data, tables, pages and files, with the dataset and the texts that they are of."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files of report/: complete, stable, and inert whatever a layer is called."""
+"""The files of report/ are complete, stable, and inert whatever a layer is called."""
 
 from __future__ import annotations
 

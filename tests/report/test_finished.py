@@ -1,4 +1,4 @@
-"""The report that Python gets: the figures, those of every layer, and the page."""
+"""The report that Python callers get: the figures, those of every layer, and the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures of all layers, of a run and of its layers.parquet."""
+"""The figures of all layers, from a run and from its layers.parquet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All layers as JSON on the page: whole, inert and small."""
+"""All layers as JSON in the page: complete, inert and small."""
 
 from __future__ import annotations
 

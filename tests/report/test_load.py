@@ -1,4 +1,4 @@
-"""A report and all that belongs to it is read by one look at the manifest."""
+"""A report and all that belongs to it is read with a single look at the manifest."""
 
 from __future__ import annotations
 

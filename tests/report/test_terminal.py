@@ -1,4 +1,4 @@
-"""Tables on a terminal, within its width: names are shortened, prose is folded, columns go, panels are made."""
+"""Tables fit the width of a terminal: names are shortened, prose is wrapped, columns are dropped, panels are drawn."""
 
 from __future__ import annotations
 

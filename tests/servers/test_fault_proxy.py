@@ -1,4 +1,4 @@
-"""Each fault is what its name says, happens to the requests it is meant for, and is counted."""
+"""Each fault does what its name says, hits the requests that it is meant for, and is counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The server is real: it keeps data over a kill, refuses wrong signatures, and dies with whoever started it."""
+"""The server is real: it keeps data when it is killed, refuses wrong signatures, and ends with the process that started
+it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`size` with `hessians`: the bytes that were asked for, on gptq's target."""
+"""`size` with `hessians`: the requested bytes, on gptq's target."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lies between two steps that were measured."""
+"""Values between two measured steps."""
 
 from __future__ import annotations
 

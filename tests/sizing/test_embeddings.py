@@ -1,4 +1,4 @@
-"""Which embeddings count as the output head does."""
+"""Which embeddings count as output heads."""
 
 from __future__ import annotations
 

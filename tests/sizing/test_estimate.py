@@ -1,4 +1,5 @@
-"""What a dry run says of stored bytes is what the run then stores, within 3 %, and no more is read than some rows."""
+"""The stored bytes that a dry run predicts are those that the run stores, within 3 %, and only some rows are read for
+it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`size` of sources that are unlike any model: what was asked for is met, or it is an error that says what can be."""
+"""`size` with sources that are unlike any model: the size is met, or an error says which one can be."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What bytes are left goes to single exchanges, against every exchange that there is."""
+"""Bytes that are left go to single exchanges; compared with trying every exchange."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A size makes the same bytes on threads and on Ray's actors, on disk and in a bucket."""
+"""A size gives the same bytes on threads and on Ray's actors, on disk and in a bucket."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`size`: a dataset of the bytes that were asked for."""
+"""`size` gives a dataset of the requested bytes."""
 
 from __future__ import annotations
 

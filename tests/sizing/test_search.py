@@ -1,4 +1,4 @@
-"""The search for a step, whatever is looked at there."""
+"""The search for a step, with any function to search."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Credentials and URLs of storages that only their fsspec packages reach."""
+"""Credentials and URLs of storages that are only reached through their fsspec packages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files by either way have what was written, errors are not lost on the way, and the faster way is kept to."""
+"""Files written in either way have the right content, errors are not lost, and the faster way is kept."""
 
 from __future__ import annotations
 

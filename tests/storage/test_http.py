@@ -1,4 +1,4 @@
-"""A checkpoint on a plain web server: fsspec's http, through the same splitting and repeating."""
+"""A checkpoint on a plain web server: fsspec's http, with the same splitting and repeating of requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the system does not let anyone see is an error, in one sentence, and not absence."""
+"""What the system does not let the process see is an error in one sentence, and not treated as missing."""
 
 from __future__ import annotations
 

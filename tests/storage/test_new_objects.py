@@ -1,4 +1,4 @@
-"""A large object is made where nothing is, whole and once, and what loses leaves nothing."""
+"""A large object is created where nothing is, whole and once, and an attempt that loses leaves nothing."""
 
 from __future__ import annotations
 

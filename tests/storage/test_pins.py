@@ -1,4 +1,4 @@
-"""An object that is pinned stays what it was, or whoever reads it is told, at every storage."""
+"""A pinned object stays what it was, or its reader gets an error, on every storage."""
 
 from __future__ import annotations
 

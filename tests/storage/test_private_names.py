@@ -1,4 +1,4 @@
-"""s3fs and fsspec without the private names that are used of them: the same storage by public ones."""
+"""s3fs and fsspec without the private names that the package uses: the same storage through public names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bodies that come straight into the caller's memory: right, or an error that may pass, and nothing written later."""
+"""Bodies received straight into the caller's memory: right, or an error that may pass, and nothing is written later."""
 
 from __future__ import annotations
 

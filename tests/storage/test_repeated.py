@@ -1,4 +1,5 @@
-"""Ranges that are read by a request of botocore's that is made again: which, with what, and what a refusal becomes."""
+"""Ranges that are read by repeating one of botocore's requests: which requests, with what, and what a refusal
+becomes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where credentials and endpoints come from, what their errors say, and what they never show."""
+"""Where credentials and endpoints come from, what errors about them say, and what they never show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads of a real S3 server: split, side by side, and right whatever happens to their connections."""
+"""Reads from a real S3 server: split, side by side, and right whatever happens to their connections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files beside the work are gone afterwards, and an error of the system names the one that it is about."""
+"""Temporary files are removed afterwards, and an error of the system names the file that it is about."""
 
 from __future__ import annotations
 

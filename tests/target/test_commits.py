@@ -1,4 +1,4 @@
-"""Commits: a receipt comes back as it was, small, and what older releases wrote is read for what it says."""
+"""Commits: a receipt is read back unchanged and is small, and commits of older releases are read correctly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose dataset it is when several drivers publish, and what is known when an answer was lost."""
+"""Whose dataset it is when several drivers publish, and what is known if an answer was lost."""
 
 from __future__ import annotations
 

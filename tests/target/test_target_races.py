@@ -1,4 +1,4 @@
-"""Several drivers and zombies at one target, in the orders that hurt; on every kind of storage."""
+"""Several drivers and zombies at one target, in the orders that matter, on every kind of storage."""
 
 from __future__ import annotations
 

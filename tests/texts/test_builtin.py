@@ -1,4 +1,4 @@
-"""The texts of the package: how many, which are held back, and that none of them is in both parts."""
+"""The texts of the package: how many there are, which are held back, and that none is in both parts."""
 
 from __future__ import annotations
 

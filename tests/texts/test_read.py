@@ -1,4 +1,4 @@
-"""Texts from files of each format and place, and one clear error for each that is none."""
+"""Texts from files of each format and place, and one clear error for anything that is not a text."""
 
 from __future__ import annotations
 

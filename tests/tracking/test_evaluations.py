@@ -1,4 +1,4 @@
-"""An evaluation as a run of MLflow, beside that of its dataset."""
+"""An evaluation as an MLflow run, below that of its dataset."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run of ours in a real MLflow, whose store is a folder."""
+"""A run of this package in a real MLflow whose store is a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training as a run of MLflow: its losses step by step, and the dataset that it made."""
+"""A training as an MLflow run: its losses step by step, and the dataset that it made."""
 
 from __future__ import annotations
 

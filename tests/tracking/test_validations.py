@@ -1,4 +1,4 @@
-"""A validation as a run of MLflow: one for all of its configs."""
+"""A validation as one MLflow run for all of its configs."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""The real model from the command line: every table of a validation, with figures that are its datasets' own.
+"""The real model from the command line: every table of a validation, with the figures of its own datasets.
 
-All of it takes under three minutes on two cores that nothing else runs on; measured by hand, since tests read no clock.
+All of it takes less than three minutes on two cores on which nothing else runs (measured by hand, since tests read no
+clock).
 """
 
 from __future__ import annotations

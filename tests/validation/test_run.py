@@ -1,4 +1,4 @@
-"""validate(): the figures are those of the datasets' own reports and files, and nothing is left out unsaid."""
+"""validate(): the figures are those of the datasets' own reports and files, and what is left out is mentioned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Targets from a file: the classic ones, one's own, and what is wrong with them by key and line."""
+"""Targets from a file: the package's own, a user's, and errors by key and line."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What older releases wrote is read as it was meant; what a newer one wrote is refused in one sentence.
+"""Targets of older releases are read correctly; those of a newer one are refused in one sentence.
 
-Targets of one source, each named for what its release had new. report-1: commits of version 2. report-2: commits of
-version 3. plan-2: the same with a plan of version 2; the plans of the others are of version 1. Manifest and index are
-of version 1 in all of them. None of it is ever made anew.
+The targets were made from one source, and each is named after what was new in its release. report-1 has commits of
+version 2. report-2 has commits of version 3. plan-2 has these too, and a plan of version 2; the others have plans of
+version 1. Manifest and index have version 1 in all of them. They must never be made again.
 """
 
 from __future__ import annotations

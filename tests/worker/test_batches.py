@@ -1,4 +1,4 @@
-"""Batches of a shard that are read ahead: in order, whole while they are worked on, and no more of them than said."""
+"""Batches of a shard that are read ahead: in order, whole while they are worked on, and no more than allowed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows in several dimensions, cut: the codes and scales are those of the whole layer."""
+"""Rows in several dimensions, cut into blocks: codes and scales are those of the whole layer."""
 
 from __future__ import annotations
 

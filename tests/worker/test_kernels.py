@@ -1,4 +1,4 @@
-"""Kernels are compiled in a phase of their own, and it is said what for."""
+"""Kernels are compiled in a phase of their own, and progress says what for."""
 
 from __future__ import annotations
 

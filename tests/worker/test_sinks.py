@@ -1,4 +1,4 @@
-"""What every sink keeps to, and that a run with another one resumes and commits as `quantize` does."""
+"""The rules that every sink keeps, and that a run with another sink resumes and commits as `quantize` does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scales of activations beside decoded weights are left out and listed; a model's own parameters stay."""
+"""Scales of activations next to decoded weights are left out and listed; a model's own parameters stay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Regexes of strangers say what Python's `re` says, and no pattern makes them explode."""
+"""Strangers' regexes match what Python's `re` matches, and no pattern takes exponential time."""
 
 from __future__ import annotations
 

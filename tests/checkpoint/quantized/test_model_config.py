@@ -1,4 +1,4 @@
-"""What config.json says of the codes is found in the configs of a model's parts too, and goes from all of them."""
+"""What config.json says about codes is also found in the configs of a model's parts, and removed from all of them."""
 
 from __future__ import annotations
 

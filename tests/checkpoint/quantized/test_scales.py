@@ -1,4 +1,4 @@
-"""Float8 scales under every name and in every shape that is in use; what has none that is known is an error."""
+"""Float8 scales are found under every name and in every shape in use; a tensor without a known scale is an error."""
 
 from __future__ import annotations
 

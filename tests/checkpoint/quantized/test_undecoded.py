@@ -1,4 +1,5 @@
-"""Codes that are not decoded stay byte for byte, with all that belongs to them, and the plan names the format."""
+"""Codes that are not decoded stay byte for byte, with everything that belongs to them, and the plan names the
+format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Ray's own autoscaler: a run begins on a cluster of no workers, gets the nodes it needs, and they go when it ends."""
+"""Ray's own autoscaler: a run begins on a cluster without workers, gets the nodes it needs, and releases them at its
+end."""
 
 from __future__ import annotations
 

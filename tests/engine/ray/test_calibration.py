@@ -1,4 +1,5 @@
-"""A calibration on Ray: the bytes of an undisturbed one, whatever becomes of its actors, which stay for all steps."""
+"""A calibration on Ray has the bytes of an undisturbed one, whatever happens to its actors, which stay for all
+steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Ray engine on a cluster that loses workers and nodes: everything is committed once, whatever goes."""
+"""The Ray engine on a cluster that loses workers and nodes: everything is committed once, whatever is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How runs end that cannot begin, or are stopped: as processes of their own."""
+"""How runs end, in processes of their own, that cannot begin or are stopped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An export on Ray: the files of an undisturbed one, each once, whatever becomes of its workers."""
+"""An export on Ray has the files of an undisturbed one, each once, whatever happens to its workers."""
 
 from __future__ import annotations
 

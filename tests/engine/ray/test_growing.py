@@ -1,4 +1,4 @@
-"""A cluster without workers at first, what it shows of a run, and what a run costs it."""
+"""A cluster that has no workers at first: what it shows of a run, and what a run costs it."""
 
 from __future__ import annotations
 

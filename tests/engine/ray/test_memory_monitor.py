@@ -1,4 +1,5 @@
-"""Ray's memory monitor kills a worker that takes too much: its shard is done again elsewhere, and the log says why."""
+"""Ray's memory monitor kills a worker that takes too much memory: its shard is done again elsewhere, and the log says
+why."""
 
 from __future__ import annotations
 

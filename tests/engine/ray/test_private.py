@@ -1,4 +1,4 @@
-"""What is private of Ray is there in the version that it was written for, and a run goes without it in others."""
+"""Ray's private names exist in the version that they were written for, and a run works without them in others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workers that train together: what room they need, and what is said where there is none."""
+"""Workers that train together: the room they need, and the message if there is not enough."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""README's way, from the command line: quantize with a config for it, export, and transformers opens the folder."""
+"""The guide's way on the command line: quantize with the config for it, export, and open the folder with
+transformers."""
 
 from __future__ import annotations
 

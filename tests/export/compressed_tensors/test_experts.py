@@ -1,4 +1,4 @@
-"""Experts that a source has in one tensor: each is written, under its family's name, with its own codes."""
+"""Experts that a source has in one tensor are written one by one, under their family's names, with their own codes."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A checkpoint of codes that is imported as it is, and exported again, is the checkpoint that it was; and codes of
-other quantizers are served as compressed-tensors'."""
+"""A checkpoint of codes that is imported unchanged and exported again is the original checkpoint, and codes of other
+quantizers are served as those of compressed-tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is taken for a Linear is one in every family of transformers that has a layer of that name."""
+"""What is taken for a Linear is one in every transformers family that has a layer of that name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the manifest says what scales are, they are not read to plan an export; packers look at each all the same."""
+"""If the manifest says what scales are, planning an export does not read them; packers still check each of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What cannot be written is refused by layer before the first byte, and --requantize writes it in the nearest way."""
+"""Layers that cannot be written are refused by name before the first byte, and --requantize writes them in the nearest
+way."""
 
 from __future__ import annotations
 

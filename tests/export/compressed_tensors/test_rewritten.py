@@ -1,4 +1,4 @@
-"""Codes in more bits and finer groups stand for the same values."""
+"""Codes rewritten with more bits and finer groups stand for the same values."""
 
 from __future__ import annotations
 

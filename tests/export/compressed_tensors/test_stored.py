@@ -1,4 +1,4 @@
-"""What is said of a layer's scales is what rounding each of them says, by torch's own conversions."""
+"""What is said about a layer's scales is what rounding each of them by torch's own conversions gives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What transformers loads computes what the model with our decoded values computes."""
+"""A model that transformers loads from an export computes what the model with our decoded values computes."""
 
 from __future__ import annotations
 

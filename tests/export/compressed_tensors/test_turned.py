@@ -1,4 +1,4 @@
-"""Values of an expert that are turned are the decoded ones."""
+"""The values of a transposed expert are the decoded ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Names and figures are those that the gguf package has for llama.cpp; what it computes otherwise is refused."""
+"""Names and settings are those that the gguf package has for llama.cpp; models that it would compute differently are
+refused."""
 
 from __future__ import annotations
 

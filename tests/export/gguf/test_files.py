@@ -1,4 +1,4 @@
-"""A GGUF file is what the gguf package reads back, in one file or several, on local disk and on S3."""
+"""The gguf package reads back what a GGUF file was made from, in one file or several, on local disk and on S3."""
 
 from __future__ import annotations
 

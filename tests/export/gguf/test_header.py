@@ -1,4 +1,4 @@
-"""A header is what the gguf package's own writer makes of the same fields and tensors, byte for byte."""
+"""A header is byte for byte what the gguf package's own writer makes from the same fields and tensors."""
 
 from __future__ import annotations
 

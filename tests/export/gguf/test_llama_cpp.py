@@ -1,4 +1,4 @@
-"""llama.cpp says of an exported model what transformers says of the dataset's decoded values."""
+"""llama.cpp gives for an exported model the outputs that transformers gives for the dataset's decoded values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GGUF's blocks decode, by the gguf package, to the codes of the dataset with scales in fp16, and to nothing else."""
+"""The gguf package decodes GGUF's blocks to exactly the dataset's codes, with scales in fp16."""
 
 from __future__ import annotations
 

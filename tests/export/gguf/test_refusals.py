@@ -1,4 +1,4 @@
-"""What GGUF cannot hold is refused by layer before anything is written, and made to fit where that is asked for."""
+"""Layers that GGUF cannot hold are refused by name before anything is written, and made to fit if that is asked for."""
 
 from __future__ import annotations
 

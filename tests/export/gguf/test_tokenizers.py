@@ -1,4 +1,4 @@
-"""tokenizer.json becomes llama.cpp's vocabulary, or an error that says which part of it is not known there."""
+"""tokenizer.json becomes llama.cpp's vocabulary, or an error that says which part of it llama.cpp does not support."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One input times packed rows, by vectors where they take it, against the same sums in float64."""
+"""One input times packed rows, with vector instructions where possible, compared with the same sums in float64."""
 
 from __future__ import annotations
 

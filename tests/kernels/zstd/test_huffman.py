@@ -1,4 +1,4 @@
-"""Code lengths against two textbook algorithms, pairs of codes against single ones."""
+"""Code lengths compared with two textbook algorithms, and pairs of codes with single ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frames of our blocks, read by zstd itself."""
+"""zstd itself reads the frames of our blocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model takes next is read while it takes what comes before, and never more than there is room for."""
+"""What a model takes next is read while it takes what comes before, but never more than there is room for."""
 
 from __future__ import annotations
 

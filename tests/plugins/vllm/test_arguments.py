@@ -1,4 +1,5 @@
-"""Arguments of vLLM that a dataset has nothing for are refused; here without vLLM, by objects with its fields."""
+"""vLLM arguments that mean nothing for a dataset are refused; tested without vLLM, with objects that have its
+fields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Codes are handed over as an export has them, and a part of them is read from the rows that it is in."""
+"""Codes are handed over as an export has them, and part of a layer is read from only the rows that it is in."""
 
 from __future__ import annotations
 

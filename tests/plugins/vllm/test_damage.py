@@ -1,4 +1,4 @@
-"""A flipped bit anywhere in a dataset is found when the plugin reads it, and the layer or file it is in is named."""
+"""A flipped bit anywhere in a dataset is found when the plugin reads it, and the error names the layer or file."""
 
 from __future__ import annotations
 

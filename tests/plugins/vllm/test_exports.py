@@ -1,7 +1,7 @@
-"""Exports as compressed-tensors in vLLM itself, and the same codes by the plugin, with no export at all.
+"""Exports as compressed-tensors in vLLM itself, and the same codes through the plugin, without an export.
 
-vLLM's CPU has kernels for W8A8 alone; for packed codes the tests bring one (`reference_kernel.py`). Packed experts it
-runs on GPUs alone ("No WNA16 MoE backend supports the deployment configuration"), so they are not among the cases.
+On CPUs, vLLM only has kernels for W8A8; for packed codes the tests provide one (`reference_kernel.py`). It runs packed
+experts only on GPUs ("No WNA16 MoE backend supports the deployment configuration"), so they are not among the cases.
 """
 
 from __future__ import annotations

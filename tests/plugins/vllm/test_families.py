@@ -1,4 +1,4 @@
-"""Other families than Llama by the plugin: biases, norms of queries and keys, fused projections, a sentence encoder."""
+"""Families other than Llama in the plugin: biases, norms of queries and keys, fused projections, a sentence encoder."""
 
 from __future__ import annotations
 

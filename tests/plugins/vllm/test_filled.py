@@ -1,4 +1,4 @@
-"""What is copied into parameters is counted, so that a layer that is missing beside others is noticed."""
+"""What is copied into parameters is counted, so that a missing layer among others is noticed."""
 
 from __future__ import annotations
 

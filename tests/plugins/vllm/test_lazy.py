@@ -1,4 +1,4 @@
-"""Lazy tensors do what tensors do, and read no more rows than are left of them."""
+"""Lazy tensors behave like tensors, and read only the rows that are left of them."""
 
 from __future__ import annotations
 

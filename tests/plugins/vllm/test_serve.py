@@ -1,4 +1,4 @@
-"""`vllm serve`, as the guide says it, over HTTP."""
+"""`vllm serve` over HTTP, as in the guide."""
 
 from __future__ import annotations
 

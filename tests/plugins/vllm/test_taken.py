@@ -1,4 +1,4 @@
-"""What parameters take of each weight is counted, so that one which is too small for it is noticed."""
+"""What parameters take of each weight is counted, so that a parameter that is too small for it is noticed."""
 
 from __future__ import annotations
 

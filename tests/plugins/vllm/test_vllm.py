@@ -1,4 +1,4 @@
-"""The plugin in vLLM itself: it takes minutes and an environment of 4 GB, which the first run makes."""
+"""The plugin in vLLM itself. It takes minutes, and an environment of 4 GB that the first run creates."""
 
 from __future__ import annotations
 

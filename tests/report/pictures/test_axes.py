@@ -1,4 +1,4 @@
-"""Axes: round figures that enclose what is shown."""
+"""Axes: round numbers that enclose what is shown."""
 
 from __future__ import annotations
 

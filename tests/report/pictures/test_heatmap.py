@@ -1,4 +1,4 @@
-"""The heat map: a row a role, a column a block, the worst layer of each place."""
+"""The heat map: a row per role, a column per block, the worst layer of each cell."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory over time: measured points where they were measured, the bound where it is near."""
+"""Memory over time: points where memory was measured, and the bound if it is near."""
 
 from __future__ import annotations
 

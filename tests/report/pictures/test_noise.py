@@ -1,4 +1,4 @@
-"""Pictures of errors: each layer where its figures say, nothing left out unsaid, bounded whatever there is."""
+"""Pictures of errors: each layer at the place that its figures give, a note for what is left out, bounded in size."""
 
 from __future__ import annotations
 

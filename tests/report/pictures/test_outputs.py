@@ -1,4 +1,4 @@
-"""The error of the weights and that of the outputs on one picture."""
+"""The errors of weights and of outputs in one picture."""
 
 from __future__ import annotations
 

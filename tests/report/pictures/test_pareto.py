@@ -1,4 +1,4 @@
-"""Datasets by size and accuracy: which are worth it."""
+"""Datasets by size and accuracy, and which of them no other one beats."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workers and shards over time: a lane a worker, a bar a shard, all of it within the run, bounded whatever there is."""
+"""Workers and shards over time: a lane per worker, a bar per shard, all within the run, bounded in size."""
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ _ALWAYS_SEVERAL = {
 _NOUN = r"[a-z]+s"
 _NO_NOUNS = (
     "is|was|has|as|its|this|does|goes|gives|names|takes|needs|makes|holds|says|begins|matches|leaves|writes|chooses|"
-    "stands|leads|lists|sees|gets"
+    "stands|leads|lists|sees|gets|vs"
 )
 
 

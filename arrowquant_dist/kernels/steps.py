@@ -196,18 +196,21 @@ def _measure(row: np.ndarray, q: np.ndarray, scale: np.float32, codes: np.ndarra
 
 
 @kernel
-def target_steps(target: np.ndarray, relative: np.ndarray, qmax: np.float32, scales: np.ndarray) -> None:
+def target_steps(target: np.ndarray, relative: np.ndarray, qmax: np.float32, scales: np.ndarray) -> int:
     """Each row's step, of 8 significant bits, as quantize_steps has it before the scale is fitted to codes.
 
     target: bits [rows, n]. relative: float64 [rows], steps as multiples of rows' root mean squares. scales: float32
-    [rows]. A row that holds what is not finite gets what is neither.
+    [rows]. Returns -1, or the first row that holds NaN or inf; scales are then incomplete.
     """
     for i in range(target.shape[0]):
         row = target[i]
         low, high = span(row)
+        if not (low > -_INF and high < _INF):
+            return i
         top = max(abs(low), abs(high))
         if top > _SMALLEST and top < _LARGEST:
             step = row_step(root_mean_square(row), relative[i], np.float64(top), row.size, np.float64(qmax))
             scales[i] = short_float(np.float64(step))
         else:
             scales[i] = symmetric_scale(top, qmax)
+    return -1

@@ -45,8 +45,7 @@ class InSteps:
             rows, columns = target.shape
             scales = np.empty((rows, 1), np.float32)
             steps = np.full(rows, spec.step)
-            target_steps(target.view("<i4"), steps, code_limits(spec)[1], scales[:, 0])
-            if not np.isfinite(scales).all():
+            if target_steps(target.view("<i4"), steps, code_limits(spec)[1], scales[:, 0]) >= 0:
                 raise UnquantizableWeights(BEYOND, layer=prepared.layer)
             return cls(spec, scales, np.empty((rows, 0), np.float32), _shifts(spec, prepared), columns)
 

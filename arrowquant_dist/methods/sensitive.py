@@ -71,8 +71,7 @@ def in_sensitive_steps(
     from arrowquant_dist.kernels.steps import target_steps
 
     scales, sums = np.empty((len(bits), 1), np.float32), np.zeros(4)
-    target_steps(bits, steps, code_limits(spec)[1], scales[:, 0])
-    if not np.isfinite(scales).all():
+    if target_steps(bits, steps, code_limits(spec)[1], scales[:, 0]) >= 0:
         return None
     shifts = outward_shifts(spec.rate, steps)
     for start in range(0, len(bits), TILE):

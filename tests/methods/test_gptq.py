@@ -303,9 +303,13 @@ def test_a_residual_that_is_not_finite_is_an_error_that_names_the_layer() -> Non
 @pytest.mark.parametrize(
     "settings", [{"group_size": 64}, {"group_size": 0}, {"step": 0.5, "symmetric": True}]
 )
-def test_a_target_beyond_float32_is_an_error_that_names_the_layer(settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize("rows", [slice(None), slice(7, 8)], ids=["all rows", "one row"])
+def test_a_target_beyond_float32_is_an_error_that_names_the_layer(
+    settings: dict[str, Any], rows: slice
+) -> None:
     parts = statistics(ROWS, COLUMNS)
-    parts["residual"] = np.full((ROWS, COLUMNS), 3e38, np.float32)
+    parts["residual"] = np.zeros((ROWS, COLUMNS), np.float32)
+    parts["residual"][rows] = 3e38
     parts["hessian"] *= np.float32(1e-6)
     with pytest.raises(UnquantizableWeights, match=r"its target, .*, is beyond float32") as raised:
         quantized(weights(), spec_of(**settings), parts, layer="a.weight")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from arrowquant_dist.config import QuantSpec
-from arrowquant_dist.errors import InvalidCheckpoint, InvalidConfig
+from arrowquant_dist.errors import InvalidCheckpoint, InvalidConfig, UnquantizableWeights
 from arrowquant_dist.methods.counted import CountedRows
 from arrowquant_dist.tensor import QuantizedTensor, quantize_layer
 from tests.methods.row_blocks import check_row_blocks
@@ -30,8 +30,10 @@ def sensitivity() -> np.ndarray:
     return np.asarray(turned.T @ turned / len(turned), np.float32)
 
 
-def quantized(spec: QuantSpec = _SPEC, **parts: np.ndarray) -> QuantizedTensor:
-    raw = values().reshape(-1).view(np.uint8)
+def quantized(
+    spec: QuantSpec = _SPEC, weight: np.ndarray | None = None, **parts: np.ndarray
+) -> QuantizedTensor:
+    raw = (values() if weight is None else weight).reshape(-1).view(np.uint8)
     return quantize_layer(raw, (_ROWS, _COLUMNS), "float32", spec, {"counts": _COUNTS, **parts})
 
 
@@ -103,6 +105,17 @@ def test_what_is_no_sum_of_squares_is_refused_with_the_layers_name(changed: floa
     with pytest.raises(InvalidCheckpoint, match=f"its sensitivity {message}") as caught:
         CountedRows.of(_COUNTS).with_sensitivity(g, "embed.weight")
     assert "embed.weight" in str(caught.value)
+
+
+@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("row", [0, _ROWS - 1])
+def test_values_that_are_no_numbers_are_refused_by_their_place(bad: float, row: int) -> None:
+    weight = values()
+    weight[row, 5] = bad
+    with pytest.raises(UnquantizableWeights, match=rf"at index \[{row}, 5\]"):
+        quantized(weight=weight, sensitivity=sensitivity())
+    kept = quantized(replace(_SPEC, keep_non_finite=True), weight, sensitivity=sensitivity())
+    assert kept.quant_type == "none"
 
 
 def test_that_of_another_layer_is_refused() -> None:

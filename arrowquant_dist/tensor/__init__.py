@@ -1,4 +1,4 @@
-"""One tensor, or one row block of one: quantized as V2 stores it, and the way back. In memory, no files."""
+"""Quantizes one tensor, or one row block of a tensor, to the form that V2 stores, and decodes it. No files."""
 
 from arrowquant_dist.tensor.layer import quantize_layer
 from arrowquant_dist.tensor.quantize import quantize_tensor, quantize_values

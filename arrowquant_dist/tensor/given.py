@@ -1,4 +1,4 @@
-"""Weights as callers give them, torch's or numpy's, as the bytes that the package works with."""
+"""Turns weights that callers pass, torch tensors or numpy arrays, into the bytes that the package works with."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def check_name(name: Any) -> None:
 def given_bytes(weight: Any) -> tuple[np.ndarray, tuple[int, ...], str]:
     """(uint8 [nbytes], shape, dtype name) of a torch tensor or numpy array, little-endian, in C order.
 
-    Values are not copied where they lie like that in this machine's memory. Negated views, other byte orders, strides
-    and gradients are resolved. Raises InvalidConfig, saying what to pass, for what has no values or none of its own.
+    Values that already have this layout in main memory are not copied. Negated views, other byte orders, strides and
+    gradients are resolved. Raises InvalidConfig, saying what to pass instead, for a weight without values of its own.
     """
     if isinstance(weight, np.ndarray):
         return _of_array(weight)
@@ -55,7 +55,7 @@ def _of_array(weight: np.ndarray) -> tuple[np.ndarray, tuple[int, ...], str]:
 
 
 def _tensor_problem(weight: torch.Tensor) -> str | None:
-    """What keeps a tensor from being read, and what to pass instead."""
+    """Why a tensor cannot be read and what to pass instead; None if it can be read."""
     import torch
 
     if torch.nn.parameter.is_lazy(weight):

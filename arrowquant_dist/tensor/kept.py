@@ -1,5 +1,5 @@
-"""Rows whose codes are the source's own, in one piece of memory on their way from the reader to a QuantizedTensor:
-scales, zero points where there are any, and codes, end to end."""
+"""Rows whose codes are kept from the source, on their way from the reader to a QuantizedTensor: one piece of memory
+that holds scales, zero points if there are any, and codes, in this order."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ _NUMBER_NBYTES = 4  # float32
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KeptRows:
-    """Views of that memory. scales, zero_points: float32 [rows, groups], [1, 1] of a spec with one scale for the
-    tensor; zero_points [0, groups] where symmetric. codes: uint8 [rows, row bytes], as V2's `data`."""
+    """Views of that memory.
+
+    scales, zero_points: float32 [rows, groups], or [1, 1] for a spec with one scale for the tensor; zero_points are
+    [0, groups] if symmetric. codes: uint8 [rows, row bytes], packed as in V2's `data`."""
 
     scales: np.ndarray
     zero_points: np.ndarray
@@ -25,7 +27,7 @@ class KeptRows:
 
     @classmethod
     def of(cls, memory: np.ndarray, matrix: tuple[int, int], spec: QuantSpec) -> KeptRows:
-        """memory: uint8 [kept_nbytes(matrix, spec)], aligned to 4 bytes. matrix: rows and columns."""
+        """memory: uint8 [kept_nbytes(matrix, spec)], aligned to 4 bytes. matrix: (rows, columns)."""
         scale_rows, groups, width = _sizes(matrix, spec)
         first = scale_rows * groups * _NUMBER_NBYTES
         second = first if spec.symmetric else 2 * first
@@ -37,14 +39,14 @@ class KeptRows:
 
 
 def kept_nbytes(matrix: tuple[int, int], spec: QuantSpec) -> int:
-    """Bytes of the rows. matrix: rows and columns, at least one of each."""
+    """Size of the rows' memory in bytes. matrix: (rows, columns), at least one of each."""
     scale_rows, groups, width = _sizes(matrix, spec)
     numbers = 1 if spec.symmetric else 2
     return numbers * scale_rows * groups * _NUMBER_NBYTES + matrix[0] * width
 
 
 def kept_tensor(memory: np.ndarray, shape: tuple[int, ...], dtype: str, spec: QuantSpec) -> QuantizedTensor:
-    """The rows as a tensor that shares their memory. There is nothing to measure: its values are the source's."""
+    """The rows as a tensor that shares their memory. Nothing is measured: its values are the source's."""
     kept = KeptRows.of(memory, matrix_shape(shape, spec.row_dims), spec)
     return QuantizedTensor(
         shape,
@@ -60,7 +62,7 @@ def kept_tensor(memory: np.ndarray, shape: tuple[int, ...], dtype: str, spec: Qu
 
 
 def _sizes(matrix: tuple[int, int], spec: QuantSpec) -> tuple[int, int, int]:
-    """Rows of scales, scales of such a row, and bytes of a row of codes. The source's dtype decides none of them."""
+    """(rows of scales, scales in a row, bytes of a row of codes). None of them depends on the source's dtype."""
     rows, columns = matrix
     groups = spec.groups_per_row(columns)
     return rows if groups else 1, groups or 1, row_nbytes(spec.quant_type, columns, "float32")

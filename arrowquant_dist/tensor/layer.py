@@ -1,4 +1,4 @@
-"""A whole layer in memory, with what its method is given besides: as a worker quantizes it, without a plan."""
+"""Quantizes a whole layer in memory with its side input (statistics), as a worker does, but without a plan."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ def quantize_layer(
     tensors: Mapping[str, np.ndarray],
     layer: str = "",
 ) -> QuantizedTensor:
-    """values, shape, dtype, spec: as of quantize_values. tensors: {part: float32 of the SideInput's shape}, which are
-    left as they are; {} for a method that needs none. layer: its name, for errors.
+    """Quantizes one layer with the statistics that its method needs.
 
-    The codes and scales are those that a worker makes of the same layer and statistics, whatever its row blocks. Raises
-    as quantize_values, and InvalidConfig where a part is missing or of another shape.
+    values, shape, dtype, spec: as for quantize_values. tensors: {part: float32 array of the SideInput's shape}, not
+    modified; {} for a method that needs none. layer: name of the layer, for errors.
+
+    The codes and scales are those that a worker makes from the same layer and statistics, however the layer is cut into
+    row blocks. Raises what quantize_values raises, and InvalidConfig if a part is missing or has another shape.
     """
     side_input = method_of(spec, layer or None).side_input if spec.chooses_codes else None
     if side_input is None:
@@ -44,7 +46,7 @@ def quantize_layer(
 
 
 class _Parts:
-    """A methods.PartReader of arrays."""
+    """A methods.PartReader over arrays in memory."""
 
     def __init__(self, tensors: Mapping[str, np.ndarray]) -> None:
         self.parts = tensors

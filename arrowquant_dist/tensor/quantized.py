@@ -1,4 +1,4 @@
-"""A tensor, or row block, as V2 stores it, and its decoded values."""
+"""A tensor or row block in the form that V2 stores, and its decoded values."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     import torch
 
 
-_LEAST_GROUP = 8  # columns: of fewer, the scales take as much as the values
+_LEAST_GROUP = 8  # columns: with fewer in a group, scales take as much space as codes
 
 
 def row_nbytes(quant_type: str, columns: int, dtype: str) -> int:
-    """Bytes of one stored row: packed codes from a byte of their own, or raw values (fp16: 2 bytes each)."""
+    """Bytes of one stored row: packed codes, which begin on a byte boundary, or raw values (fp16: 2 bytes each)."""
     if quant_type in BITS:
         return -(-columns * BITS[quant_type] // 8)
     return columns * (2 if quant_type == "fp16" else DTYPES[dtype].itemsize)
@@ -35,11 +35,15 @@ def row_nbytes(quant_type: str, columns: int, dtype: str) -> int:
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class QuantizedTensor(Displayed):
-    """shape: this tensor's (a block's [rows, *rest]). dtype: of the source. quant_type: int8 int4 int3 int2 fp16 none.
+    """A tensor or row block in memory, in the form that V2 stores: packed codes with their scales.
 
-    codes: uint8 [rows · row bytes], packed as V2's `data`; raw little-endian values where nothing is quantized.
-    scales, zero_points: float32, [rows · groups a row], [1] per tensor, [0] where not quantized (zero_points: where
-    symmetric). quant_axis, group_size, row_dims: as in V2. errors: sums against the source, where they were measured.
+    shape: shape of this tensor ([rows, *rest] for a row block). dtype: name of the source's dtype.
+    quant_type: int8, int4, int3, int2, fp16 or none. codes: uint8 [rows · row bytes], packed as in V2's `data`; raw
+    little-endian values if nothing is quantized. scales, zero_points: float32 [rows · groups per row], or [1] for one
+    scale per tensor; both are empty if nothing is quantized, and zero_points also if symmetric.
+    quant_axis: -1 for one scale per tensor, 0 for scales by row or group. group_size: values per group; 0 if there is
+    one scale per row or per tensor. row_dims: number of leading dimensions that make up the rows of the matrix view.
+    errors: error sums against the source, None if they were not measured.
     """
 
     shape: tuple[int, ...]
@@ -55,24 +59,26 @@ class QuantizedTensor(Displayed):
 
     @property
     def matrix_shape(self) -> tuple[int, int]:
-        """(rows, columns)"""
+        """(rows, columns) of the tensor seen as a matrix."""
         return matrix_shape(self.shape, self.row_dims)
 
     @property
     def nbytes(self) -> int:
-        """Stored bytes: codes, scales and zero points."""
+        """Size in bytes of codes, scales and zero points."""
         return self.codes.nbytes + self.scales.nbytes + self.zero_points.nbytes
 
     @property
     def metrics(self) -> dict[str, float]:
-        """cosine, precision_loss, mse, sqnr_db, max_error against the source; {} where nothing was measured."""
+        """cosine, precision_loss, mse, sqnr_db and max_error against the source; {} if nothing was measured."""
         if self.errors is None:
             return {}
         names = ("cosine", "precision_loss", "mse", "sqnr_db", "max_error")
         return {name: getattr(self.errors, name) for name in names}
 
     def rows(self, start: int, stop: int) -> QuantizedTensor:
-        """Rows [start, stop), 0 ≤ start ≤ stop ≤ rows, of the matrix view; shares memory. shape: [rows, *rest]."""
+        """Rows [start, stop) of the matrix view, as a tensor of shape [rows, *rest] that shares this one's memory.
+
+        Raises IndexError unless 0 ≤ start ≤ stop ≤ rows."""
         rows, columns = self.matrix_shape
         if not 0 <= start <= stop <= rows:
             raise IndexError(f"rows {start}:{stop} of {rows}")
@@ -90,10 +96,11 @@ class QuantizedTensor(Displayed):
         )
 
     def values(self, dtype: str | None = None) -> np.ndarray:
-        """Decoded values [*shape] in fresh memory, as the bits of `dtype` (default: the source's).
+        """Decoded values [*shape] in newly allocated memory.
 
-        bfloat16 comes as uint16, float8 as uint8. x̂ = (q - zero_point) · scale in float32, then rounded to `dtype`, one
-        of the floating-point ones or the source's; what is finite stays finite. InvalidConfig for another.
+        dtype: name of a floating-point dtype, or of the source's dtype, which is the default. bfloat16 is returned as
+        its bits in uint16, float8 in uint8. x̂ = (q - zero_point) · scale in float32, then rounded to `dtype`; finite
+        values stay finite. Raises InvalidConfig for any other dtype.
         """
         wanted = self._wanted(dtype)
         out = np.empty(self.shape, DTYPES[wanted].bits)
@@ -101,8 +108,10 @@ class QuantizedTensor(Displayed):
         return out
 
     def bytes_as(self, dtype: str, take: Allocate = fresh) -> np.ndarray:
-        """`values` as uint8 [num_params · itemsize]: the stored bytes themselves where they are those, else in memory
-        that `take` gives."""
+        """`values(dtype)` as uint8 [num_params · itemsize].
+
+        dtype: as for `values`. take: allocates the memory of the result, which is not needed if the stored bytes are
+        such values already; they are then returned themselves."""
         stored = "float16" if self.quant_type == "fp16" else self.dtype
         if self.quant_type not in BITS and stored == dtype:
             return self.codes
@@ -111,9 +120,9 @@ class QuantizedTensor(Displayed):
         return out
 
     def values_into(self, out: np.ndarray, dtype: str, columns: range | None = None) -> None:
-        """As `values`, into `out`: uint8, num_params · itemsize bytes, aligned to the itemsize.
+        """Decodes into `out`: uint8, one itemsize of `dtype` per value, aligned to the itemsize.
 
-        columns: a run of the matrix view's, of every row; all where None.
+        dtype: as for `values`. columns: range of columns of the matrix view to decode in every row; None for all.
         """
         if not out.size:
             return
@@ -132,10 +141,12 @@ class QuantizedTensor(Displayed):
             _convert(np.ascontiguousarray(self._bytes_of(columns)).reshape(-1), stored, out, dtype)
 
     def columns(self, start: int, stop: int) -> QuantizedTensor:
-        """Columns [start, stop) of the matrix view, of the same values; memory of its own. shape: [rows, columns].
+        """Columns [start, stop) of the matrix view, as a tensor of shape [rows, columns] with memory of its own.
 
-        Where `start` is no multiple of the group size, scales are repeated for groups of their greatest common divisor,
-        so that the first one begins with `start`. InvalidConfig where that would be groups of fewer than 8.
+        The decoded values are the same. If `start` is not a multiple of the group size, the groups become as large as
+        the greatest common divisor of both and scales are repeated, so that a group begins at `start`. Raises
+        InvalidConfig if such groups would have fewer than 8 columns, and IndexError unless
+        0 ≤ start ≤ stop ≤ columns.
         """
         from arrowquant_dist.kernels.pack import take_columns
 
@@ -162,7 +173,7 @@ class QuantizedTensor(Displayed):
             )
             raise InvalidConfig(message)
         rows = self.matrix_shape[0]
-        of = np.arange(start, stop, group) // whole.group_size  # the group that each new one is of
+        of = np.arange(start, stop, group) // whole.group_size  # the old group of each new one
 
         def numbers(old: np.ndarray) -> np.ndarray:
             return old.reshape(rows, -1)[:, of].reshape(-1) if old.size else old.copy()
@@ -172,7 +183,7 @@ class QuantizedTensor(Displayed):
         )
 
     def _bytes_of(self, columns: range) -> np.ndarray:
-        """uint8 [rows, bytes] of unquantized values; shares memory."""
+        """uint8 [rows, bytes]: the stored bytes of these columns of unquantized values; shares memory."""
         rows, width = self.matrix_shape
         itemsize = row_nbytes(self.quant_type, 1, self.dtype)
         codes = self.codes.reshape(rows, width * itemsize)
@@ -199,17 +210,17 @@ class QuantizedTensor(Displayed):
         )
 
     def _by_row(self, scales: np.ndarray, rows: int) -> np.ndarray:
-        """Scales or zero points as [rows, groups a row]; one for the whole tensor is repeated."""
+        """Scales or zero points as [rows, groups per row]; a single one for the whole tensor is repeated."""
         return read_only(np.tile(scales, (rows, 1)) if self.quant_axis < 0 else scales.reshape(rows, -1))
 
     def dequantize(self, dtype: torch.dtype | str | None = None) -> torch.Tensor:
-        """Decoded values as a torch tensor of its own memory. dtype: as `values` has it, torch's or its name."""
+        """Decoded values as a torch tensor with its own memory. dtype: as for `values`, a torch dtype or its name."""
         import torch
 
         name = self._wanted(str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype)
         if 0 in self.shape:
             return torch.empty(self.shape, dtype=getattr(torch, name))
-        # memory of numpy's, which asks for huge pages: decoding into torch's own took five times as long
+        # numpy allocates the memory, because it asks for huge pages: decoding into torch's took five times as long
         tensor = torch.from_numpy(self.values(name).reshape(-1).view(np.uint8))
         return tensor.view(getattr(torch, name)).reshape(self.shape)
 
@@ -231,7 +242,7 @@ class QuantizedTensor(Displayed):
         return {"shape": self.shape, "quant_type": self.quant_type} | self.to_dict() | bits | figures
 
     def to_dict(self) -> dict[str, Any]:
-        """The scalar fields, for people and logs."""
+        """The scalar fields and metrics, for people and logs."""
         return {
             "shape": list(self.shape),
             "dtype": self.dtype,
@@ -248,12 +259,12 @@ _EXACT = {("float16", "float32"), ("float16", "float64"), ("float32", "float64")
 
 
 def _convert(source: np.ndarray, source_dtype: str, out: np.ndarray, dtype: str) -> None:
-    """Between dtypes that no kernel covers (kept layers, float64, float8, integers), through torch's conversions.
+    """Converts between dtypes that no kernel covers (kept layers, float64, float8, integers), with torch's conversions.
 
     source, out: uint8. Finite values beyond the range of `dtype` become its largest, never inf or NaN.
     """
-    # Where every value stays as it is numpy says the same, in ten times as long; to import torch takes more memory
-    # than a row block, and more than a second.
+    # If the conversion is exact, numpy gives the same result. It takes ten times as long, but importing torch takes
+    # more memory than a row block, and more than a second.
     if (source_dtype, dtype) in _EXACT and "torch" not in sys.modules:
         np.copyto(out.view(DTYPES[dtype].bits), source.view(DTYPES[source_dtype].bits))
         return

@@ -1,4 +1,4 @@
-"""Source values as the kernels take them: integer arrays that hold float bits."""
+"""Source values in the form that kernels take: integer arrays that hold the bits of floats."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from arrowquant_dist.dtypes import DTYPES
 from arrowquant_dist.errors import UnquantizableWeights
 
 _WIDENED_AT_ONCE = 1 << 18
-# What kernels decode to, and the integers that they take its values as.
+# The dtypes that kernels decode to, each with the integer dtype that stands for its bits.
 DECODED_BITS = {"float32": "<i4", "bfloat16": "<u2", "float16": "<i2"}
 
 
@@ -35,7 +35,7 @@ def kernel_bits(values: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def read_only(array: np.ndarray) -> np.ndarray:
-    """A read-only view, which is how kernels take their inputs: one compilation serves arrays of every kind.
+    """A read-only view. Kernels take all inputs read-only, so that one compilation serves writable and read-only ones.
 
     Only misaligned arrays are copied.
     """
@@ -45,7 +45,7 @@ def read_only(array: np.ndarray) -> np.ndarray:
 
 
 def _widened(codes: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """float32 [codes]: table[code] for each. numpy makes an int64 of each index, so they are taken some at a time."""
+    """float32 [codes]: table[code] for each code, in pieces, because numpy turns each index into an int64."""
     wide = np.empty(codes.size, np.float32)
     for start in range(0, codes.size, _WIDENED_AT_ONCE):
         part = slice(start, start + _WIDENED_AT_ONCE)
@@ -78,9 +78,9 @@ def _float8_table(dtype: str) -> np.ndarray:
 def check_finite(
     values: np.ndarray, dtype: str, shape: tuple[int, ...], first_value: int, layer: str | None
 ) -> None:
-    """Raises UnquantizableWeights that names the first NaN or inf among `values` (uint8 [nbytes]).
+    """Raises UnquantizableWeights, naming the index of the first NaN or inf, if `values` (uint8 [nbytes]) has one.
 
-    shape: of the whole layer; first_value: the index, in C order, of these values' first in it.
+    shape: shape of the whole layer. first_value: index, in C order, of the first of these values in the layer.
     """
     from arrowquant_dist.kernels.spans import first_non_finite
 

@@ -1,5 +1,5 @@
-"""Rows whose stored form was found before, by training: it comes in one piece of memory with the values that it is of,
-and what is left to do is to measure it."""
+"""Rows whose stored form was found by training beforehand: it comes in one piece of memory together with the source's
+values, and only has to be measured against them."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ _CHUNK = 1 << 20  # values that are measured at a time
 
 
 def stored_nbytes(matrix: tuple[int, int], dtype: str, spec: QuantSpec) -> int:
-    """Bytes of what is stored of rows: as `KeptRows` has them, or values of `dtype`. matrix: rows and columns."""
+    """Size in bytes of the stored form of rows: a `KeptRows`, or values of `dtype`. matrix: (rows, columns)."""
     return kept_nbytes(matrix, spec) if spec.is_quantized else matrix[0] * matrix[1] * DTYPES[dtype].itemsize
 
 
 def trained_tensor(
     memory: np.ndarray, shape: tuple[int, ...], dtype: str, spec: QuantSpec
 ) -> QuantizedTensor:
-    """memory: uint8, what is stored, and from the next aligned byte on the source's values, of `shape` and `dtype`,
-    which it is measured against. The result shares it."""
+    """The stored form as a tensor, with its errors measured against the source's values.
+
+    memory: uint8, the stored form, followed, from the next aligned byte on, by the source's values of `shape` and
+    `dtype`. The result shares this memory."""
     nbytes = stored_nbytes(matrix_shape(shape, spec.row_dims), dtype, spec)
     stored, values = memory[:nbytes], memory[aligned(nbytes) :]
     if spec.is_quantized:
@@ -59,8 +61,8 @@ def _measured(values: np.ndarray, tensor: QuantizedTensor) -> ErrorSums:
 
 
 def _decoded(rows: QuantizedTensor) -> np.ndarray:
-    """float64; of codes in float32, as the errors of all other quantized layers are measured: in 16 bits what int8 is
-    off by would be as much as rounding."""
+    """Decoded values in float64. Codes are decoded to float32, as for the errors of all other quantized layers:
+    decoding to 16 bits would add rounding errors as large as those of int8."""
     dtype = "float32" if rows.quant_type in BITS else rows.dtype
     return _wide(rows.values(dtype).reshape(-1).view(np.uint8), dtype)
 

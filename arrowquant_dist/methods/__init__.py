@@ -1,8 +1,8 @@
-"""How scales and codes are chosen: spec + values → scales, zero points, codes, error sums. A file each.
+"""How scales and codes are chosen: spec + values → scales, zero points, codes, error sums. One file per method.
 
-Methods see arrays and a QuantSpec, so they lie between the kernels that they call and tensor/, which turns a dtype's
-bytes into such arrays and what a method found into a QuantizedTensor: whoever has one to decode needs no method. What
-a method needs besides the values it declares (SideInput); the plan finds it, the worker reads it.
+Methods see only arrays and a QuantSpec. They lie between the kernels, which they call, and tensor/, which turns a
+dtype's bytes into such arrays and a method's result into a QuantizedTensor; decoding a QuantizedTensor needs no method.
+A method declares what it needs besides the values as a SideInput, which the plan looks up and the worker reads.
 """
 
 from arrowquant_dist.methods.counted import COUNTS

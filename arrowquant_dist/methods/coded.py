@@ -1,11 +1,11 @@
-"""Codes that are meant to be entropy coded, on gptq's target: what `gptq` does where its spec has a step.
+"""Codes for entropy coding, chosen for gptq's target: what `gptq` does if its spec has a step.
 
-One scale a row, step · rms of the row of W*, as method `size` has it of W: equal relative steps for all rows and layers
-leave MiniLM a cosine of .976 at 8.6 MB where steps by the curvature of the loss leave .946.
+Each row has one scale, step · rms of the row of W*, as method `size` has step · rms of the row of W. Equal relative
+steps for all rows and layers leave MiniLM a cosine of .976 at 8.6 MB; steps by the curvature of the loss left .946.
 
-Where a bit is worth `rate` squares of a step, averaged over columns, an error of column k costs D_k / mean(D) times its
-square (D of H = L D Lᵀ, what GPTQ writes 1/U²): boundaries between codes move away from zero by what method `size`
-moves them, times mean(D) / D_k. What that costs in error the columns that follow make up for.
+A bit counts as much as an error of `rate` squared steps, averaged over columns. In column k an error costs
+D_k / mean(D) times its square (D of H = L D Lᵀ; GPTQ writes it as 1/U²), so boundaries between codes move away from
+zero by as much as in method `size`, times mean(D) / D_k. The columns that follow make up for the errors this adds.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ BEYOND = "its target, corrected for the quantized inputs, is beyond float32; add
 
 @dataclass(frozen=True, slots=True, eq=False)
 class InSteps:
-    """A gptq.Rounding. scales: float32 [rows, 1]. shifts: float32 [columns], of a step, in the order in which columns
-    are rounded."""
+    """A gptq.Rounding. scales: float32 [rows, 1]. shifts: float32 [columns], as fractions of a step, in the order in
+    which columns are rounded."""
 
     spec: QuantSpec
     scales: np.ndarray
@@ -37,7 +37,8 @@ class InSteps:
 
     @classmethod
     def choice(cls, spec: QuantSpec) -> Callable[[np.ndarray, Prepared], InSteps]:
-        """How targets are rounded by `spec`. What it gives raises UnquantizableWeights."""
+        """Returns a function that chooses how a target is rounded by `spec`. It raises UnquantizableWeights if a scale
+        is not finite."""
 
         def choose(target: np.ndarray, prepared: Prepared) -> InSteps:
             from arrowquant_dist.kernels.steps import target_steps

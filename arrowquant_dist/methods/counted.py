@@ -1,16 +1,16 @@
-"""Method `size` for an embedding whose rows were counted: a calibration's texts say how often each of them is read.
+"""Method `size` for an embedding whose rows were counted: how often a calibration's texts read each of them.
 
-Ids fall by frequency in most vocabularies, and not everywhere: the first 2,000 of BERT's are unused and single
-characters, some of which are in every text, and most of which are in none. So a row's rank, by which method `size` has
-its step, is made of counts here. A row that was read c times where its neighbours were n times on average is taken to
-be read n (c + a) / (n + a) times: what it was where there are many texts, and what its neighbours are where there are
-few (a gamma distribution about n, of shape a = _SHAPE).
+In most vocabularies token ids are sorted by descending frequency, but not throughout: the first 2,000 ids of BERT are
+unused ones and single characters, a few of which occur in every text and most in none. So here a row's rank, on which
+its step in method `size` depends, is derived from counts. A row that was read c times, while its neighbours were read n
+times on average, is assumed to be read n (c + a) / (n + a) times: with many texts this is its own count, with few its
+neighbours' (the estimate with a gamma prior of mean n and shape a = _SHAPE).
 
-Of MiniLM's embedding alone, all else kept, with the counts of 1,600 texts and an exponent of .2, what is lacking of
-embedding cosine at 2.45 bits of entropy a value is .0048 where it is .0069 by ids, at 1.45 bits .022 instead of .034;
-of quotations, which the texts are not like, .0047 instead of .0064, and .023 instead of .031. A shape of .3 and an
-exponent of .15 leave .0050 and .022, of quotations .0050 and .024; two parts of a row's own count and one of its
-neighbours', .023 and .024 at 1.45 bits; means over 512 or 2,048 neighbours are no better than over 128.
+With only MiniLM's embedding quantized, by the counts of 1,600 texts and with an exponent of .2, the embedding cosine
+falls short of 1 by .0048 at 2.45 bits of entropy a value (.0069 with ranks by id), and by .022 at 1.45 bits (.034); on
+quotations, which are unlike these texts, by .0047 (.0064) and .023 (.031). A shape of .3 and an exponent of .15 leave
+.0050 and .022, on quotations .0050 and .024; a mean of two parts a row's own count and one part its neighbours' leaves
+.023 and .024 at 1.45 bits; means over 512 or 2,048 neighbours are no better than over 128.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from arrowquant_dist.methods.statistics import SENSITIVITY, STATISTICS_VERSION
 COUNTS = "counts"
 _SHAPE = 0.6
 _NEIGHBOURS = 64  # on either side
-_RAREST = 1 / 64  # of the mean row's count: rows that are read more seldom are not worth fewer bits
-_ROW_NBYTES = 96  # arrays of float64 that are there at once
+_RAREST = 1 / 64  # of the mean count: rows that are read more rarely get no larger steps
+_ROW_NBYTES = 96  # per row: the float64 arrays that exist at the same time
 
 
 class Counts:
-    """The side input of `counted`: what `calibrate` writes of an embedding."""
+    """The side input of `counted`: what `calibrate` writes for an embedding."""
 
     config_field = "hessians"
     finished_by = "calibration.json"
@@ -80,15 +80,18 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CountedRows:
-    """ranks: float64 [rows], logarithms of ranks: their mean is that of the numbers from 1 on, so that a layer takes
-    about as many bytes as by method `size` with the same step. sensitivity: of all rows, where it is known."""
+    """What was learned about an embedding's rows.
+
+    ranks: float64 [rows], logarithms of ranks. Their mean is that of the logarithms of 1, 2, …, rows, so that a layer
+    takes about as many bytes as by method `size` with the same step. sensitivity: shared by all rows; None if it is not
+    known."""
 
     ranks: np.ndarray
     sensitivity: Sensitivity | None = None
 
     @classmethod
     def of(cls, counts: np.ndarray) -> CountedRows:
-        """counts: float32 [rows]; NaN and negative ones are 0."""
+        """counts: float32 [rows]; NaN and negative counts are taken as 0."""
         own = np.where(counts > 0.0, counts, 0.0).astype(np.float64)
         rows = own.size
         total = float(own.sum())
@@ -101,12 +104,12 @@ class CountedRows:
         return cls(seldom + (math.fsum(by_id) - math.fsum(seldom)) / rows)
 
     def with_sensitivity(self, squares: np.ndarray, layer: str) -> CountedRows:
-        """squares: float32 [columns, columns], E[g gᵀ] (methods/sensitive.py); written over. Raises InvalidCheckpoint,
-        which names the layer, for what is none."""
+        """squares: float32 [columns, columns], E[g gᵀ] (methods/sensitive.py); overwritten. Raises InvalidCheckpoint,
+        naming the layer, if it is not such a matrix."""
         return replace(self, sensitivity=Sensitivity.of(squares, layer))
 
     def steps(self, spec: QuantSpec, first: int, rows: int) -> np.ndarray:
-        """float64 [rows]: as size.relative_steps."""
+        """float64 [rows]: as in size.relative_steps, by the ranks of these rows."""
         return spec.step * exponential(spec.row_exponent * self.ranks[first : first + rows])
 
 
@@ -126,7 +129,7 @@ class Counted:
 
 
 def _neighbours(counts: np.ndarray) -> np.ndarray:
-    """float64 [rows]: the mean over each row and its neighbours. Sums of whole numbers, which are exact."""
+    """float64 [rows]: the mean over each row and its neighbours. The sums are of whole numbers and therefore exact."""
     sums = np.concatenate([[0.0], np.cumsum(counts)])
     rows = np.arange(counts.size)
     low, high = np.maximum(rows - _NEIGHBOURS, 0), np.minimum(rows + _NEIGHBOURS + 1, counts.size)

@@ -2,27 +2,28 @@
 
 With H = E[x xᵀ] of a layer's inputs x, the output's error is tr(E H Eᵀ) for errors E = W* - Ŵ of the weights. Let
 H + λI = L D Lᵀ, L with ones on its diagonal. Then the error is Σ_k D_k |E_k + Σ_{i>k} E_i L_ik|², and columns are
-rounded from the last to the first, each for the sum that is known by then: q_k = round(w*_k + Σ_{i>k} E_i L_ik). That
-is what GPTQ (arXiv 2210.17323) computes with a Cholesky factor of the inverse, here by one factorization, without an
+rounded from the last to the first, each including the sum that is known by then: q_k = round(w*_k + Σ_{i>k} E_i L_ik).
+GPTQ (arXiv 2210.17323) computes the same with a Cholesky factor of the inverse; here it takes one factorization and no
 inverse.
 
-The last column is the one of the largest diagonal (act-order), and groups are those of the columns as they are stored
-(static groups): scales and zero points are `mse`'s for the target W*, chosen before anything is rounded.
+The last column is the one with the largest diagonal (act-order), and groups are runs of columns as they are stored
+(static groups): scales and zero points are those of `mse` for the target W*, chosen before anything is rounded.
 
-W* = W + ¾ [W (C - H) + D] (H + λI)⁻¹ where the statistics of a sequential calibration have C = E[x x̃ᵀ], and D = E[(r -
-r̃) x̃ᵀ] of layers that write to the residual stream: x, r are the original's, x̃, r̃ those of the quantized model so far,
-and H is of x̃. With all of the bracket W* would come nearest to the original's output on the texts of the calibration;
-with three quarters it does so on others. It is another matrix than W: the errors that are reported, which are of W, are
-larger than mse's, and are meant to be.
+W* = W + ¾ [W (C - H) + D] (H + λI)⁻¹ if the statistics, of a sequential calibration, contain C = E[x x̃ᵀ] and, for
+layers that write to the residual stream, D = E[(r - r̃) x̃ᵀ]. Here x and r are those of the original model, x̃ and r̃
+those of the model as quantized so far, and H is of x̃. With the whole bracket, W* would come closest to the original's
+output on the calibration's texts; with three quarters it does so on other texts. W* is not W: the reported errors,
+which are measured against W, are larger than those of mse, as intended.
 
-Rows of an embedding are rounded by what the model's first blocks make of their errors, E[g gᵀ] in the place of H
-(methods/sensitive.py), where the statistics have that: of MiniLM's rows such errors are a third less than mse's, at
-int2, int3 and int4 alike. int2 by 1,600 texts keeps an embedding cosine of .9051 on others where it kept .9007.
+Rows of an embedding are rounded with E[g gᵀ], which tells what the model's first blocks make of their errors, in place
+of H (methods/sensitive.py), if the statistics have it: for MiniLM's rows, errors measured so are a third less than
+those of mse, at int2, int3 and int4 alike. With it, int2 by 1,600 texts keeps an embedding cosine of .9051 on other
+texts, without it .9007.
 
-Layers that are stored [in, out] have the same done to them along their rows, see methods/layouts.py.
+Layers that are stored [in, out] are treated in the same way along their rows, see methods/layouts.py.
 
-With a `step` the codes are meant to be entropy coded, as those of method `size`: one scale a row, in proportion to its
-row of W*, and rounding to what takes few bits, see methods/coded.py.
+With a `step` the codes are meant to be entropy coded, as in method `size`: each row has one scale, in proportion to its
+row of W*, and rounding prefers codes that take few bits, see methods/coded.py.
 """
 
 from __future__ import annotations
@@ -44,13 +45,12 @@ from arrowquant_dist.methods.short_scales import ShortScales
 from arrowquant_dist.methods.statistics import LayerStatistics, Prepared, Statistics
 from arrowquant_dist.methods.target_tiles import Rounding, tiles_of
 
-# float32 [rows, columns], a target → how it is rounded. What hands it over raises UnquantizableWeights where the target
-# is not finite.
+# Chooses how a target, float32 [rows, columns], is rounded. Raises UnquantizableWeights if the target is not finite.
 _Choose = Callable[[np.ndarray, Prepared], Rounding]
 
 
 class ErrorCompensated:
-    """`gptq` by row or group, with `mse`'s scales of the target, or with steps that suit what entropy coding takes."""
+    """`gptq` by row or group, with the scales of `mse` for the target, or with steps for entropy coding."""
 
     name = "gptq"
     side_input = Statistics()
@@ -61,8 +61,8 @@ class ErrorCompensated:
 
 
 class ErrorCompensatedPerTensor:
-    """`gptq` with one scale for the tensor, `mse`'s of the values themselves: of the target no two tiles are there at
-    once."""
+    """`gptq` with one scale for the tensor: that of `mse` for the values themselves, not for the target, which is never
+    in memory as a whole."""
 
     name = "gptq"
     side_input = ErrorCompensated.side_input
@@ -87,12 +87,12 @@ class ErrorCompensatedPerTensor:
 
 
 def rounding_of(spec: QuantSpec) -> _Choose:
-    """spec: by row or group."""
+    """How targets are rounded. spec: with scales by row or group."""
     return InSteps.choice(spec) if spec.step > 0.0 else _by_group(replace(spec, method="mse"))
 
 
 def _by_group(spec: QuantSpec) -> _Choose:
-    """spec: of the method that chooses."""
+    """spec: that of the method that chooses the scales."""
     from arrowquant_dist.kernels.pack import packed_nbytes
 
     method = Mse() if spec.scale_dtype == "float32" else ShortScales(Mse())
@@ -124,7 +124,7 @@ def _one_scale(spec: QuantSpec, scale: TensorScale) -> _Choose:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _ToLevels:
-    """Each value's code is that of the nearest level."""
+    """A Rounding that gives each value the code of the nearest level."""
 
     spec: QuantSpec
     scales: np.ndarray
@@ -146,7 +146,7 @@ class _ToLevels:
 def _quantize(
     bits: np.ndarray, spec: QuantSpec, codes: np.ndarray, given: Given, choose: _Choose
 ) -> Found | None:
-    """As Method.quantize."""
+    """Like Method.quantize. choose: chooses how targets are rounded."""
     from arrowquant_dist.kernels.spans import first_non_finite
 
     if first_non_finite(bits) >= 0:
@@ -163,7 +163,7 @@ def _quantize(
 
 
 def _or_zeros(zero_points: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """float32 [groups, rows] of [rows, groups], or of none."""
+    """float32 [groups, rows]: zero points [rows, groups] transposed, or zeros if there are none."""
     if not zero_points.shape[1]:
         return np.zeros(scales.shape[::-1], np.float32)
     return np.ascontiguousarray(zero_points.T)

@@ -1,4 +1,4 @@
-"""Scales by row or group: what the kernels that choose them take, and fill."""
+"""Scales by row or group: the arrays that the kernels which choose them read and fill."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from arrowquant_dist.metrics import ErrorSums
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GroupArrays:
-    """The arguments that all kernels of kernels/quantize.py by row or group share, in their order.
+    """The arguments shared by all kernels of kernels/quantize.py that work by row or group, in their order.
 
-    group: values a group, at most all columns. taken: bits, group, qmin, qmax, bits a code. filled: codes, scales, zero
-    points, scratch for a row's codes, error sums.
+    group: number of values in a group, at most all columns. taken: inputs: bits, group, qmin, qmax, bits per code.
+    filled: outputs: codes, scales, zero points, scratch for a row's codes, error sums.
     """
 
     group: int
@@ -26,7 +26,7 @@ class GroupArrays:
 
     @classmethod
     def of(cls, bits: np.ndarray, spec: QuantSpec, codes: np.ndarray) -> Self:
-        """bits, codes: as Method.quantize has them."""
+        """bits, codes: as in Method.quantize."""
         rows, columns = bits.shape
         groups = spec.groups_per_row(columns)
         group = columns if spec.per_channel else spec.group_size
@@ -39,7 +39,7 @@ class GroupArrays:
         )
 
     def found(self, bad_row: int) -> Found | None:
-        """bad_row: what the kernel returned, the first row with NaN or inf or -1."""
+        """The method's result. bad_row: what the kernel returned: the first row with NaN or inf, or -1."""
         if bad_row >= 0:
             return None
         codes, scales, zero_points, scratch, sums = self.filled
@@ -49,11 +49,11 @@ class GroupArrays:
 
 
 def code_limits(spec: QuantSpec) -> tuple[np.float32, np.float32]:
-    """(qmin, qmax)"""
+    """(qmin, qmax) of signed codes."""
     return np.float32(-(1 << (spec.bits - 1))), np.float32((1 << (spec.bits - 1)) - 1)
 
 
 def error_sums(count: int, sums: np.ndarray) -> ErrorSums:
-    """sums: float64 [4] as the kernels have filled it, over `count` values."""
+    """sums: float64 [4] as filled by the kernels, over `count` values."""
     sum_w2, sum_d2, sum_e2, max_error = map(float, sums)
     return ErrorSums(count, sum_w2, sum_d2, sum_e2, max_error)

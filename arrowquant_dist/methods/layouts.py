@@ -1,10 +1,10 @@
-"""`gptq` of layers stored [in, out], as GPT-2's Conv1D and gpt-oss' experts are, beside those that are [out, in].
+"""`gptq` for layers stored [in, out], as GPT-2's Conv1D and gpt-oss' experts are, instead of [out, in].
 
-Groups run along a stored row, which of such a layer has one input and all outputs: a scale is then one input's, for
-some or all outputs. Errors of one input are made up for by the inputs that come after it, so rows follow each other
-here as columns do in gptq.py, in the order of the Hessian's diagonal, and outputs are independent of each other. What
-differs is that scales are chosen for rows of the target across all outputs, and that a row's codes depend on all rows
-before it: a matrix is one piece, which no row block divides.
+Groups run along a stored row. In such a layer a row holds one input's weights for all outputs, so a scale belongs to
+one input and some or all outputs. Inputs that come later make up for the errors of one input, so rows are processed
+here as columns are in gptq.py, in the order of the Hessian's diagonal, and outputs are independent of each other. The
+differences are that scales are chosen for rows of the target across all outputs, and that a row's codes depend on all
+rows before it: a matrix is quantized in one piece, and never cut into row blocks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from arrowquant_dist.methods.target_tiles import Rounding, TargetPiece, TargetTi
 
 
 def matrices_of(bits: np.ndarray, given: Given) -> Iterator[tuple[slice, Prepared, TargetPiece]]:
-    """As tiles_of, of whole matrices [in, out], one below the other."""
+    """Like tiles_of, but yields whole matrices [in, out], which lie one below the other in `bits`."""
     statistics: LayerStatistics = given.side
     each = statistics.rows_each
     for start in range(0, len(bits), each):
@@ -33,7 +33,7 @@ def matrices_of(bits: np.ndarray, given: Given) -> Iterator[tuple[slice, Prepare
 
 
 class _Matrix:
-    """One matrix [in, out] on its way to codes, as tiles of some outputs each."""
+    """A TargetPiece: one matrix [in, out] on its way to codes, as tiles of some outputs each."""
 
     def __init__(self, bits: np.ndarray, prepared: Prepared, residual: np.ndarray | None) -> None:
         """bits: source bits [in, out], finite. residual: float32 [in, out], E[x̃ (r - r̃)ᵀ]."""
@@ -50,15 +50,15 @@ class _Matrix:
         return (slice(start, min(start + TILE, outputs)) for start in range(0, outputs, TILE))
 
     def target(self) -> np.ndarray:
-        """See TargetPiece.target: float32 [in, out]."""
+        """See TargetPiece.target. Returns float32 [in, out]."""
         found = np.empty(self._bits.shape, np.float32)
         for own, tile in zip(self._spans(), self._tiles, strict=True):
             found[:, own] = tile.target().T
-        found.flags.writeable = False  # as kernels take what is given them: one compilation serves both
+        found.flags.writeable = False  # as all inputs of kernels are: one compilation serves all
         return found
 
     def quantize(self, rounding: Rounding, spec: QuantSpec, codes: np.ndarray, sums: np.ndarray) -> None:
-        """See TargetPiece.quantize: codes are uint8 [in, row bytes]."""
+        """See TargetPiece.quantize. codes: uint8 [in, row bytes]."""
         from arrowquant_dist.kernels.gptq import pack_and_measure
 
         inputs, outputs = self._bits.shape
@@ -81,7 +81,7 @@ class _Matrix:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _ToLevels:
-    """A Rounds of some outputs. scales, zero_points: float32 [in, outputs], each value's own."""
+    """A Rounds for some outputs. scales, zero_points: float32 [in, outputs], one for each value."""
 
     spec: QuantSpec
     scales: np.ndarray
@@ -89,7 +89,7 @@ class _ToLevels:
 
     @classmethod
     def of(cls, rounding: Rounding, spec: QuantSpec, own: slice) -> _ToLevels:
-        """rounding: of the stored rows. own: the outputs."""
+        """rounding: that of the stored rows. own: which outputs."""
         groups = np.arange(own.start, own.stop) // rounding.group
         scales = np.ascontiguousarray(rounding.scales[:, groups])
         if not rounding.zero_points.shape[1]:
@@ -118,7 +118,7 @@ class _ToLevels:
 
 
 def _turned(values: np.ndarray) -> np.ndarray:
-    """[out, in] of [in, out], read-only as a method is given its values."""
+    """[in, out] transposed to [out, in], read-only like all values that a method is given."""
     found = np.ascontiguousarray(values.T)
     if found.base is not None:  # a single row or column, which is contiguous either way
         found = found.copy()

@@ -1,6 +1,6 @@
-"""The scale of least squared error over a set of values, each with its weight: for tensors that have but one scale.
+"""The scale of least squared error over a set of weighted values, for tensors with a single scale.
 
-In float64 and plain numpy: a tensor's values are there as a histogram of at most 65,536 of them.
+It is computed in float64 with plain numpy, because the values come as a histogram of at most 65,536 numbers.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import numpy as np
 from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.methods.method import TensorScale
 
-# Clipping ratios that the search for the least squared error starts from, and its steps from each.
+# The clipping ratios that the search starts from, and the largest number of steps from each.
 _RATIOS = np.linspace(0.02, 1.0, 50)
 _STEPS = 8
 
-# (squares explained, scale, zero point): the more is explained, the less the squared error. A Fit is of (values, their
-# weights, codes).
+# (sum of squares explained, scale, zero point): the more is explained, the smaller the squared error. A Fit takes
+# (values, their weights, codes).
 Fitted = tuple[float, float, float]
 Fit = Callable[[np.ndarray, np.ndarray, np.ndarray], Fitted | None]
 
@@ -25,7 +25,9 @@ Fit = Callable[[np.ndarray, np.ndarray, np.ndarray], Fitted | None]
 def least_squares(
     histogram: np.ndarray, rtn: TensorScale, spec: QuantSpec, qmin: int, qmax: int
 ) -> TensorScale:
-    """The scale of least squared error over a weighted set of values: starts, then alternating steps in float64."""
+    """The scale of least squared error over a weighted set of values: several starts, then alternating least squares.
+
+    histogram: as in a TensorSpan. rtn: the scale that `rtn` chooses for the same values."""
     from arrowquant_dist.kernels.mse import short_float
 
     bits = np.flatnonzero(histogram)
@@ -40,12 +42,12 @@ def least_squares(
         scale, zero_point = _whole(x, weight, TensorScale(scale, zero_point), rtn, qmin, qmax)
     stored = (
         short_float(scale) if spec.bits < 8 else np.float32(scale)
-    )  # as by row or group: see kernels/mse.py
+    )  # like scales by row or group: see kernels/mse.py
     return TensorScale(float(stored), float(np.float32(zero_point)))
 
 
 def _starts(low: float, high: float, spec: QuantSpec, qmin: int, qmax: int) -> Iterator[tuple[float, float]]:
-    """Pairs of scale and zero point: the range clipped by each ratio; symmetric ones also turned round."""
+    """Pairs of scale and zero point: the range clipped by each ratio; symmetric scales also negated."""
     for ratio in _RATIOS:
         if spec.symmetric:
             scale = ratio * max(abs(low), abs(high)) / ((qmax - qmin) / 2)
@@ -59,7 +61,8 @@ def _starts(low: float, high: float, spec: QuantSpec, qmin: int, qmax: int) -> I
 def _whole(
     x: np.ndarray, weight: np.ndarray, real: TensorScale, rtn: TensorScale, qmin: int, qmax: int
 ) -> tuple[float, float]:
-    """Scale and zero point with whole zero points next to the real one's: through zero, on levels moved by them."""
+    """The best scale and whole zero point: for whole numbers next to the real zero point, and rtn's, the scale is
+    fitted through zero on levels moved by the zero point."""
     found = []
     for zero_point in {np.floor(real.zero_point), np.ceil(real.zero_point), rtn.zero_point}:
         held = float(np.clip(zero_point, qmin, qmax))
@@ -84,14 +87,14 @@ def _descend(
 
 
 def _through_zero(x: np.ndarray, weight: np.ndarray, q: np.ndarray) -> Fitted | None:
-    """x ≈ scale · q; None where no scale is better than another."""
+    """Fits x ≈ scale · q; None if no scale is better than another."""
     squares = float((weight * q * q).sum())
     product = float((weight * q * x).sum())
     return (product**2 / squares, product / squares, 0.0) if product != 0.0 else None
 
 
 def _with_offset(x: np.ndarray, weight: np.ndarray, q: np.ndarray) -> Fitted | None:
-    """x ≈ scale · (q - zero_point)."""
+    """Fits x ≈ scale · (q - zero_point); None if that is not determined."""
     count = weight.sum()
     mean_q = float((weight * q).sum() / count)
     mean_x = float((weight * x).sum() / count)
@@ -111,11 +114,11 @@ def is_worse(
     qmin: np.float32,
     qmax: np.float32,
 ) -> bool:
-    """Whether Σ(x - x̂)² may be larger by `found` than by `rtn`. histogram, remainders: a TensorSpan's.
+    """Whether Σ(x - x̂)² may be larger with `found` than with `rtn`. histogram, remainders: those of a TensorSpan.
 
-    A value b + r that was counted as b and gets b's code q adds (b + r - x̂)² = (b - x̂)² + 2r(b - x̂) + r². Σr is known
-    for each b, and Σr² is the same for both scales. Where another code is nearer to b + r, the error is only smaller:
-    for `found` that is left out, for `rtn` all values of b count as if they were where it makes the most of it.
+    A value b + r that was counted as b and gets b's code adds (b + r - x̂)² = (b - x̂)² + 2r(b - x̂) + r². Σr is known
+    for each b, and Σr² is the same for both scales. If another code is nearer to b + r, the error is smaller than that:
+    this is ignored for `found`, while for `rtn` all values counted as b are taken to lie where it saves most.
     """
     bits = np.flatnonzero(histogram)
     b = _values(bits)
@@ -134,7 +137,7 @@ def is_worse(
 
 
 def _codes(x: np.ndarray, scale: TensorScale, qmin: np.float32, qmax: np.float32) -> np.ndarray:
-    """As the kernels choose them, in float32."""
+    """The codes that the kernels choose, computed in float32."""
     real = x.astype(np.float32) / np.float32(scale.scale) + np.float32(scale.zero_point)
     return np.asarray(np.clip(np.rint(real), qmin, qmax))
 
@@ -145,11 +148,11 @@ def _error_at(x: np.ndarray, codes: np.ndarray, scale: TensorScale) -> np.ndarra
 
 
 def _values(bits: np.ndarray) -> np.ndarray:
-    """float64: the bfloat16 numbers that these bits are."""
+    """float64: the bfloat16 numbers with these bits."""
     return np.asarray((bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64))
 
 
 def _half_units(bits: np.ndarray) -> np.ndarray:
-    """Half of a unit of float32's last digit at these bfloat16 numbers, with their sign."""
+    """Half of float32's unit in the last place at these bfloat16 numbers, with their sign."""
     exponent = np.maximum((bits >> 7) & 0xFF, 1).astype(np.int32)
     return np.asarray(np.where(bits & 0x8000, -1.0, 1.0) * np.ldexp(1.0, exponent - 127 - 24))

@@ -1,4 +1,4 @@
-"""What a method is: the protocol, what it is given, and what it finds."""
+"""The protocol of methods, what a method is given, and what it returns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from arrowquant_dist.metrics import ErrorSums
 
 @dataclass(frozen=True, slots=True)
 class TensorScale:
-    """The one scale and zero point (0 where symmetric) of a tensor, float32 values."""
+    """The single scale and zero point (0 if symmetric) of a tensor, float32 values."""
 
     scale: float
     zero_point: float
@@ -22,11 +22,11 @@ class TensorScale:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What a method knows of a layer besides the row block at hand.
+    """What a method knows about a layer besides the row block at hand.
 
-    scale: of the whole layer, where it has but one; None: these values are all there is of it.
-    side: what the method's side input has prepared for the layer; None for methods without one.
-    row_start: the block's first row in its layer.
+    scale: the scale of the whole layer, if it has a single one; None if the values at hand are the whole layer.
+    side: what the method's side input has prepared for the layer; None for methods without a side input.
+    row_start: index in the layer of the block's first row.
     """
 
     scale: TensorScale | None = None
@@ -39,8 +39,10 @@ NOTHING = Given()
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Found:
-    """scales: float32 [rows · groups a row], or [1] for the whole tensor; zero_points: as long, or [0] where symmetric.
-    errors: of the decoded codes against the values."""
+    """What a method returns besides the codes.
+
+    scales: float32 [rows · groups per row], or [1] for the whole tensor. zero_points: float32, as many as scales, or
+    [0] if symmetric. errors: error sums of the decoded codes against the values."""
 
     scales: np.ndarray
     zero_points: np.ndarray
@@ -48,30 +50,31 @@ class Found:
 
 
 class PartReader(Protocol):
-    """Reads what a layer's side input holds. parts: those that the layer has."""
+    """Reads the tensors of a layer's side input. parts: names of those that the layer has."""
 
     @property
     def parts(self) -> Collection[str]: ...
 
     def __call__(self, part: str, start: int, stop: int) -> np.ndarray:
-        """float32 [stop - start], those values of the part in C order; the caller's own, to write over. Raises what
-        reading raises."""
+        """Values [start, stop) of the part, in C order: float32 [stop - start], owned by the caller, who may overwrite
+        them. Raises what reading raises."""
 
 
 class SideInput(Protocol):
-    """What a method needs of each layer beside its values: float32 tensors of a checkpoint whose URI the config has.
+    """What a method needs for each layer besides its values: float32 tensors of a checkpoint that the config names.
 
-    They are stored there under `{layer}.{part}`, plain and in any format that is read by ranges (safetensors). The
-    plan looks them up in the headers, puts their files' identities into its fingerprint and their sizes into a worker's
-    memory, and refuses a layer without them. A worker asks `prepare` for what the method is given when it comes to a
-    layer's first row block, and keeps it until it comes to another layer.
+    They are stored there under `{layer}.{part}`, unquantized, in any format that can be read by ranges (safetensors).
+    The plan looks them up in the headers, includes their files' identities in its fingerprint and their sizes in a
+    worker's memory, and refuses a layer that lacks them. When a worker comes to a layer's first row block, it calls
+    `prepare` for what the method is given, and keeps the result until it comes to another layer.
     config_field: the field of QuantizationConfig that holds the URI, as in METHODS of method_names.
-    finished_by: the JSON file that is written to that folder last, without which nothing is read; None: there is none.
-    format_version: what that file has to have under this key, None where it has none.
-    is_of_weights: whether that file says under `weights` of which model it was made (checkpoint/sampled.py), so that
-    the weights of another one are refused.
-    exempt: parts that a layer has instead of what is needed to say that nothing is known of it, or nothing that serves
-    its spec; it is then quantized as `instead` says, and a note of the plan says so.
+    finished_by: the JSON file that is written to that folder last, without which nothing is read; None if there is
+    none.
+    format_version: the value that this file must have under the key `format_version`; None if it has none.
+    is_of_weights: whether this file says, under `weights`, which model it was made from (checkpoint/sampled.py), so
+    that the weights of another model are refused.
+    exempt: parts that a layer has in place of the needed ones, to say that nothing is known about it, or nothing of use
+    for its spec. Such a layer is quantized by the spec that `instead` returns, and the plan's notes say so.
     """
 
     @property
@@ -90,41 +93,42 @@ class SideInput(Protocol):
     def exempt(self) -> Collection[str]: ...
 
     def needed(self, spec: QuantSpec) -> Sequence[str]:
-        """Parts of which a layer has to have one, the usual one first; without any the method does nothing."""
+        """Parts of which a layer must have at least one, the usual one first; the method cannot work without."""
 
     def instead(self, spec: QuantSpec) -> QuantSpec:
-        """The spec, of another method, of a layer that nothing is known of."""
+        """The spec, with another method, for a layer about which nothing is known."""
 
     def shapes(self, layer_shape: tuple[int, ...], row_dims: int) -> Mapping[str, tuple[int, ...]]:
-        """{part: shape} of all tensors that the method makes use of where the layer has them."""
+        """{part: shape} of all tensors that the method uses if the layer has them."""
 
     def rows_together(self, layer_shape: tuple[int, ...], row_dims: int, parts: Collection[str], /) -> int:
-        """Runs of so many rows, from the first one on, are in one row block each: their codes depend on each other. 1
-        where rows are independent."""
+        """Number of rows whose codes depend on each other: runs of so many rows, from the layer's first, must not be
+        split between row blocks. 1 if rows are independent."""
 
     def prepare(self, layer: str, layer_shape: tuple[int, ...], row_dims: int, read: PartReader, /) -> Any:
-        """What `quantize` is given with each row block of the layer, by one thread. It may keep `read`."""
+        """What `quantize` is given with each row block of the layer, by a single thread. It may keep `read`."""
 
     def work_nbytes(
         self, layer_shape: tuple[int, ...], row_dims: int, rows: int, parts: Collection[str], /
     ) -> int:
-        """Upper bound of the memory that what was prepared of these parts, and `quantize` of a block of so many rows,
-        take."""
+        """Upper bound, in bytes, of the memory taken by what was prepared from these parts and by `quantize` for a
+        block of so many rows."""
 
 
 class Span(Protocol):
-    """What is taken of a layer's row blocks, in any order, before the first one is quantized."""
+    """What is gathered from all row blocks of a layer, in any order, before the first one is quantized."""
 
     def add(self, bits: np.ndarray) -> None:
-        """bits: of one row block, as Method.quantize has them."""
+        """Adds one row block. bits: as in Method.quantize."""
 
     def scale(self) -> TensorScale: ...
 
 
 class Method(Protocol):
-    """Chooses scales and codes of one row block at a time; stateless, called from several threads.
+    """Chooses scales and codes for one row block at a time; stateless, called from several threads.
 
-    name: `method` of a spec. Values decide, and what is given: neither block size nor threads may change a code.
+    name: the value of `method` in a spec. Codes depend only on the values and on what is given: neither the size of
+    blocks nor the number of threads may change a code.
     """
 
     @property
@@ -134,15 +138,17 @@ class Method(Protocol):
     def side_input(self) -> SideInput | None: ...
 
     def quantize(self, bits: np.ndarray, spec: QuantSpec, codes: np.ndarray, given: Given, /) -> Found | None:
-        """bits: [rows, columns], not empty, read-only, C order: int32 float32, uint16 bfloat16, int16 float16 bits.
-        codes: uint8 [rows, row bytes], uninitialised: packed codes as V2's `data`, written here.
+        """Chooses scales, zero points and codes, and writes the codes.
 
-        Returns None where a value is not finite; `codes` are then meaningless.
+        bits: [rows, columns], not empty, read-only, C order: bits of float32 as int32, of bfloat16 as uint16, of
+        float16 as int16. codes: uint8 [rows, row bytes], uninitialised: receives codes packed as in V2's `data`.
+
+        Returns None if a value is not finite; `codes` are then meaningless.
         """
 
 
 class TensorMethod(Method, Protocol):
-    """A method with one scale for all of a layer, whose row blocks are read twice where it has several."""
+    """A method with one scale for a whole layer; a layer with several row blocks is read twice."""
 
     def span(self, spec: QuantSpec, /) -> Span:
-        """An empty span. Its scale is what `quantize` is given with each row block."""
+        """An empty span. Its scale is later given to `quantize` with each row block."""

@@ -1,9 +1,9 @@
-"""The scale, and zero point, of least squared error for each row or group: starts, then alternating least squares.
+"""The scale and zero point of least squared error for each row or group: starts, then alternating least squares.
 
-Other ways without data, by what is left of MiniLM's output: all matrices in groups of 128 with zero points, mean cosine
-of embeddings, a third of the held-back texts / a third of 300 quotations, stored bytes within 2 % of each other unless
-said. None gains .01 on the held-back texts at more than one of 2, 3 and 4 bits, and coarse steps in wide codes
-(methods/size.py) gain far more at 2 (0.78 at 5.5 MB):
+Other data-free ways that were tried, by what they leave of MiniLM's output: all matrices in groups of 128 with zero
+points, mean cosine of embeddings on a third of the held-back texts / a third of 300 quotations, stored bytes within 2 %
+of each other unless noted. None gains .01 on the held-back texts at more than one of 2, 3 and 4 bits, and coarse steps
+in wide codes (methods/size.py) gain far more at 2 bits (0.78 at 5.5 MB):
 
                                                       int2           int3           int4
     this                                              .545 / .545    .856 / .844    .959 / .958
@@ -19,10 +19,11 @@ said. None gains .01 on the held-back texts at more than one of 2, 3 and 4 bits,
     symmetric                                         .540 / .531    .850 / .848    .945 / .944
       the same, rotated                               .498 / .494    .861 / .855    .960 / .958
 
-(|x - x̂|^3 and symmetric ones take up to 7 % fewer bytes, HQQ up to 3 %, 21 % at 2 bits.) A rotation, with random
-signs, takes 10 % to 20 % off the squared error, but every reader would have to turn weights back. Symmetric codes it
-makes worse at 2 bits, and better by .012 at 3 and .015 at 4, where zero points do as much. γ and β are those of the
-LayerNorm whose output query, key, value and the first feed-forward matrix see; other layers had none.
+(|x - x̂|^3 and symmetric codes take up to 7 % fewer bytes, HQQ up to 3 % fewer, 21 % at 2 bits.) A rotation, with
+random signs, takes 10 % to 20 % off the squared error, but every reader would have to rotate the weights back. It makes
+symmetric codes worse at 2 bits, and better by .012 at 3 and .015 at 4 bits, where zero points gain as much. γ and β are
+those of the LayerNorm whose output is the input of query, key, value and the first feed-forward matrix; other layers
+were not weighed.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ from arrowquant_dist.methods.method import Found, Given
 
 _DESCENT_STEPS = 3
 
-# Starts of the search for the least squared error, by bits: inverse scales as (multiple of 1 / max|x|, or of the
-# inverse of half the range; multiple of 1 / rms), and an offset of the zero point in codes. Found by trial on MiniLM
-# and Gaussian weights; more of them, or more steps, gain under 0.0001 of mean cosine (at 4 bits a third ratio, or a
-# second one with zero points, gained 0.00003 and took 20 % longer). The last of each is rtn's scale, so that no group,
-# such as one of few different values, is worse off than under rtn.
+# Where the search for the least squared error starts, by bits: inverse scales as (multiple of 1 / max|x|, or, with zero
+# points, of the inverse of half the range; multiple of 1 / rms), and an offset of the zero point in codes. Found by
+# trial on MiniLM and Gaussian weights; more starts or more steps gain less than 0.0001 of mean cosine (at 4 bits a
+# third ratio, or a second one with zero points, gained 0.00003 and took 20 % longer). The last start of each is rtn's
+# scale, so that no group (of few different values, say) is worse off than with rtn.
 _SYMMETRIC_STARTS = {
     2: [(0.0, 1.0), (0.0, -1.0), (1.0, 0.0)],
     3: [*((sign * 3.5 / ratio, 0.0) for ratio in (1.0, 0.85, 0.7) for sign in (1, -1)), (3.0, 0.0)],

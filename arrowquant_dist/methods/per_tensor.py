@@ -1,7 +1,7 @@
-"""One scale for a whole tensor: what has to be known of all its values before the first one is quantized.
+"""One scale for a whole tensor, which depends on all its values before the first one can be quantized.
 
-A layer cut into row blocks is read twice: a TensorSpan is taken of each block, they add up to the layer's, in any order
-to the same result, and its scale then quantizes every block.
+A layer that is cut into row blocks is read twice: first each block is added to a TensorSpan, with the same result in
+any order, then every block is quantized with the span's scale.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from arrowquant_dist.methods.least_squares import is_worse, least_squares
 from arrowquant_dist.methods.method import Found, Given, TensorScale
 from arrowquant_dist.methods.short_scales import short_scales, short_zero_points
 
-# Where float32 has room for every scale and decoded value; elsewhere the rtn scale serves.
+# Magnitudes for which float32 has room for every scale and decoded value; for others the rtn scale is used.
 _SMALLEST, _LARGEST = 1e-30, 1e37
-_BFLOAT16_STEP = 2.0**-8  # of a value: the distance to the next bfloat16, at most
-_COUNTED_AT_ONCE = 1 << 18  # values, that numpy makes several int64 of
+_BFLOAT16_STEP = 2.0**-8  # relative distance between neighbouring bfloat16 numbers, at most
+_COUNTED_AT_ONCE = 1 << 18  # values: numpy makes several int64 of each
 _NO_ZERO_POINTS = np.empty(0, np.float32)
 
 
 class PerTensor:
-    """`rtn` or `mse` with one scale for the tensor. name: which of them."""
+    """`rtn` or `mse` with one scale for the tensor. name: which of the two."""
 
     side_input = None
 
@@ -58,8 +58,8 @@ class PerTensor:
 class TensorSpan:
     """Minimum, maximum and, for `mse`, a histogram of a tensor's values rounded to bfloat16 (int64 [65536], exact).
 
-    remainders: int64 [65536], what rounding has taken from the values of each number, summed up, in halves of a unit of
-    float32's last digit there; None where nothing was taken from any.
+    remainders: int64 [65536], for each bfloat16 number b the sum of |x| - |b| over the values x that were rounded to
+    it, in halves of float32's unit in the last place; None if rounding has changed no value.
     """
 
     spec: QuantSpec
@@ -69,8 +69,8 @@ class TensorSpan:
     remainders: np.ndarray | None = None
 
     def add(self, bits: np.ndarray) -> None:
-        """bits: of a row block, as Method.quantize has them, any shape. Where NaN or inf is among them they add
-        nothing: such a block is kept."""
+        """Adds a row block. bits: as in Method.quantize, but of any shape. A block with NaN or inf adds nothing: such a
+        block is kept unquantized."""
         from arrowquant_dist.kernels.spans import span
 
         if not bits.size:
@@ -115,11 +115,11 @@ class TensorSpan:
         if left.any():
             if self.remainders is None:
                 self.remainders = np.zeros(1 << 16, np.int64)
-            # in float64 at first, exactly: fewer than 2^18 numbers below 2^17
+            # bincount sums in float64, which is exact here: at most 2^18 numbers below 2^17
             self.remainders += np.bincount(some, left, 1 << 16).astype(np.int64)
 
     def _is_resolved(self) -> bool:
-        """Whether bfloat16 tells values apart that are a step of the codes apart, well within float32's range."""
+        """Whether bfloat16 resolves the step between codes, and all values are well within float32's range."""
         top = max(abs(self.low), abs(self.high))
         width = 2 * top if self.spec.symmetric else self.high - self.low
         is_wide = width / ((1 << self.spec.bits) - 1) > top * _BFLOAT16_STEP
@@ -137,18 +137,18 @@ class TensorSpan:
 
 
 def _bfloat16_bits(bits: np.ndarray) -> np.ndarray:
-    """bits: source bits [n] of finite values. Returns the high 16 bits of each as float32, rounded half to even."""
+    """bits: source bits [n] of finite values. Returns the bfloat16 bits of each as uint16, rounded half to even."""
     if bits.dtype == np.dtype("<u2"):
         return bits
     wide = _float32_bits(bits)
     rounded = (wide.astype(np.uint64) + 0x7FFF + ((wide >> 16) & 1)) >> 16
-    overflow = (rounded & 0x7F80) == 0x7F80  # rounded up to inf: stay below
+    overflow = (rounded & 0x7F80) == 0x7F80  # rounded up to inf: take the largest finite number instead
     return np.where(overflow, rounded - 1, rounded).astype(np.uint16)
 
 
 def _remainders(bits: np.ndarray, rounded: np.ndarray) -> np.ndarray:
-    """int64 [n]: |x| less the bfloat16 number it was rounded to, in halves of that number's unit in the last digit of
-    float32. Below a power of two the unit is half as large as above it."""
+    """int64 [n]: |x| - |b| for the bfloat16 number b that x was rounded to, in halves of float32's unit in the last
+    place at b. Just below a power of two this unit is half as large as above it."""
     left = _float32_bits(bits).astype(np.int64) - (rounded.astype(np.int64) << 16)
     is_power = (rounded & 0x7F) == 0
     return np.where(is_power & (left < 0), left, 2 * left)

@@ -1,4 +1,4 @@
-"""The methods that there are, in one place: a new one is a file beside this, a line here and one in method_names."""
+"""All methods in one place: to add one, write a file next to this one and add a line here and in method_names."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from arrowquant_dist.methods.rtn import Rtn
 from arrowquant_dist.methods.short_scales import ShortScales
 from arrowquant_dist.methods.size import Size
 
-_ROUNDED: Iterable[Method] = (Rtn(), Mse())  # each code is that of the nearest level
+_ROUNDED: Iterable[Method] = (Rtn(), Mse())  # their codes are those of the nearest level
 _BY_GROUP: Iterable[Method] = (*_ROUNDED, ErrorCompensated(), Size(), Counted())
 _PER_TENSOR: Iterable[TensorMethod] = (PerTensor("rtn"), PerTensor("mse"), ErrorCompensatedPerTensor())
 
-BY_GROUP = {method.name: method for method in _BY_GROUP}  # a scale a row, or a group
+BY_GROUP = {method.name: method for method in _BY_GROUP}  # one scale per row or group
 PER_TENSOR = {method.name: method for method in _PER_TENSOR}
 
 
 def method_of(spec: QuantSpec, layer: str | None = None) -> Method:
-    """What quantizes layers of `spec`, which is_quantized. InvalidConfig where its method has no such scales.
+    """The method that quantizes layers of `spec`, which is_quantized. Raises InvalidConfig if the method that the spec
+    names has no scales of this kind.
 
-    layer: named in the error.
+    layer: name of the layer, for the error.
     """
     method = BY_GROUP.get(spec.method) if spec.quant_axis == 0 else PER_TENSOR.get(spec.method)
     if method is None:
@@ -39,11 +40,12 @@ def method_of(spec: QuantSpec, layer: str | None = None) -> Method:
 
 
 def span_of(spec: QuantSpec) -> Span:
-    """What has to be taken of a layer before its first row block is quantized. spec: with one scale for the tensor."""
+    """An empty span, to which all row blocks of a layer are added before the first is quantized. spec: one with a
+    single scale for the tensor."""
     return PER_TENSOR[spec.method].span(spec)
 
 
 def side_input_of(name: str) -> SideInput | None:
-    """What the method of this name needs beside the values; None for nothing."""
+    """What the method of this name needs besides the values; None if nothing."""
     own = [methods[name].side_input for methods in (BY_GROUP, PER_TENSOR) if name in methods]
     return next((side for side in own if side is not None), None)

@@ -1,4 +1,4 @@
-"""Round to nearest: the scales of the V2 format's formulas, from each group's largest values."""
+"""Round to nearest: the scales of the V2 format's formulas, from the extreme values of each row or group."""
 
 from __future__ import annotations
 

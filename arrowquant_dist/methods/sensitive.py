@@ -1,17 +1,17 @@
-"""Rows of an embedding whose errors make up for each other, by what a model makes of them.
+"""Rows of an embedding whose errors make up for each other, by the model's sensitivity to them.
 
 Let g be the gradient of a result of the model with respect to a row that was looked up, and G = E[g gᵀ] over results
-and tokens (models/sensitivity.py). An error e of the row then changes results by e G eᵀ, and this holds for all rows
-alike: G is to a row of an embedding what the Hessian of its inputs is to a row of a product. So rows are rounded as
-gptq rounds those (methods/gptq.py), each in its own step: column by column, the one of the largest diagonal first, each
-code for what the errors before it leave to make up, boundaries between codes lying outwards as in methods/coded.py. The
-errors that are reported are those of the weights, which grow by this.
+and tokens (models/sensitivity.py). An error e of the row then changes results by e G eᵀ, with the same G for all rows:
+G is to a row of an embedding what the Hessian of the inputs is to a row of a linear layer. So rows are rounded as gptq
+does (methods/gptq.py), each with its own step: column by column, the one with the largest diagonal first, each code
+making up for the errors before it, with boundaries between codes moved outwards as in methods/coded.py. The reported
+errors are those of the weights, which this makes larger.
 
-Of MiniLM, all but its word embedding kept and that at as many bytes (2.25 bits a value), embedding cosines lack .0044
-instead of .0063, of quotations .0049 instead of .0061; where all of it is quantized for 8.5 MB, .0121 instead of .0135
-(.0114 with a code for each block of what is compressed).
-The sensitivity of the norm behind the embedding alone changes nothing. Shrunk by its own noise (Ledoit and Wolf) before
-it is damped, it leaves as much.
+With only MiniLM's word embedding quantized, to the same bytes (2.25 bits a value), embedding cosines fall short of 1 by
+.0044 instead of .0063, on quotations by .0049 instead of .0061; with the whole model quantized to 8.5 MB, by .0121
+instead of .0135 (.0114 with a Huffman code for each compressed block).
+Using only the sensitivity of the norm after the embedding changes nothing. Shrinking G by its own noise (Ledoit and
+Wolf) before it is damped is no better.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from arrowquant_dist.methods.size import outward_shifts
 from arrowquant_dist.methods.statistics import TILE, Prepared, factored
 from arrowquant_dist.methods.target_tiles import TargetTile
 
-# Of the mean of the diagonal, which is that of some thousand tokens. .01 to .1 are as good on MiniLM.
+# As a fraction of the mean of the diagonal; G is from some thousand tokens. On MiniLM .01 to .1 are equally good.
 _DAMP = 0.1
 _NUMBER_NBYTES = 4
 _NO_ZERO_POINTS = np.empty(0, np.float32)
@@ -36,15 +36,16 @@ _NO_ZERO_POINTS = np.empty(0, np.float32)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sensitivity:
-    """prepared: G, factored. factors: float32 [columns], in the order in which columns are rounded: what an error of
-    each counts less than on average."""
+    """prepared: G, factored. factors: float32 [columns], in the order in which columns are rounded: mean(D) / D_k, by
+    how much less than on average an error in each column counts."""
 
     prepared: Prepared
     factors: np.ndarray
 
     @classmethod
     def of(cls, squares: np.ndarray, layer: str) -> Sensitivity:
-        """squares: G, float32 [columns, columns]; written over. Raises InvalidCheckpoint, which names the layer."""
+        """squares: G, float32 [columns, columns]; overwritten. Raises InvalidCheckpoint, naming the layer, if it holds
+        NaN or inf or is not positive definite."""
         from arrowquant_dist.kernels.spans import first_non_finite
 
         if first_non_finite(squares.view("<i4")) >= 0:
@@ -58,7 +59,7 @@ class Sensitivity:
 
 
 def sensitivity_nbytes(columns: int) -> int:
-    """Of G, and what is made of a tile of rows. columns: 0 where there is none."""
+    """Memory of G, and of what is made of a tile of rows. columns: 0 if there is no sensitivity."""
     from arrowquant_dist.kernels.factor import FACTOR_BLOCK
 
     return _NUMBER_NBYTES * columns * (columns + 9 * TILE + 6 * FACTOR_BLOCK)
@@ -67,7 +68,7 @@ def sensitivity_nbytes(columns: int) -> int:
 def in_sensitive_steps(
     bits: np.ndarray, spec: QuantSpec, codes: np.ndarray, steps: np.ndarray, sensitivity: Sensitivity
 ) -> Found | None:
-    """As size.in_steps."""
+    """Like size.in_steps, with errors that make up for each other."""
     from arrowquant_dist.kernels.steps import target_steps
 
     scales, sums = np.empty((len(bits), 1), np.float32), np.zeros(4)
@@ -83,8 +84,8 @@ def in_sensitive_steps(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _ByRow:
-    """A target_tiles.Rounding. scales: float32 [rows, 1]. shifts: float32 [rows], of a step, where a column's error
-    counts as much as on average. factors: as of Sensitivity."""
+    """A target_tiles.Rounding. scales: float32 [rows, 1]. shifts: float32 [rows], as fractions of a step, for a column
+    whose error counts as much as on average. factors: as in Sensitivity."""
 
     spec: QuantSpec
     scales: np.ndarray

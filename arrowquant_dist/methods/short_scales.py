@@ -1,9 +1,9 @@
-"""Scales that are bfloat16 or float16 numbers: another method's, rounded, and codes chosen again for these.
+"""Scales that are bfloat16 or float16 numbers: those of another method, rounded, with codes chosen again for them.
 
-Programs that keep scales in the dtype of a 16-bit model round what is stored; with codes that were chosen for the
-numbers they then have, they decode what we do. A scale is rounded away from zero, so that no value is clipped that was
-not: by less than 1/128 to bfloat16, by less than 1/1024 to float16, and there by less than 2^-24 where that is more.
-Where all scales are such numbers, as mse's below 8 bits mostly are for bfloat16, the codes stay too.
+Programs that keep scales in the dtype of a 16-bit model round the stored ones; if codes were chosen for the rounded
+scales, these programs decode the same values as we do. A scale is rounded away from zero, so that no further value is
+clipped: by less than 1/128 of it to bfloat16, and to float16 by less than 1/1024 of it or 2^-24, whichever is more. If
+all scales are such numbers already, as those of mse below 8 bits mostly are for bfloat16, the codes stay the same.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from arrowquant_dist.methods.groups import code_limits, error_sums
 from arrowquant_dist.methods.method import Found, Given, Method, SideInput
 
 _OF_FLOAT16 = np.dtype("<i2")  # the bits of values of a float16 source
-_DROPPED = np.uint32(0xFFFF)  # what bfloat16 has not of a float32
-_HUGE = np.float32(1e36)  # beyond it the outermost level of a larger scale may leave float32
+_DROPPED = np.uint32(0xFFFF)  # the bits of a float32 that bfloat16 does not have
+_HUGE = np.float32(1e36)  # with a larger scale, rounded up, the outermost level may be beyond float32
 _LEAST_HALF = np.float32(
     2.0**-25
-)  # half of float16's smallest number, to which less would be more than doubled
+)  # half of float16's smallest number: rounding up to that would more than double anything less
 
 
 @dataclass(frozen=True, slots=True)
 class ShortScales:
-    """By row or group. method: one whose codes are its values rounded to the nearest level, as rtn's and mse's are."""
+    """A method by row or group. method: one that rounds each value to the nearest level, as rtn and mse do."""
 
     method: Method
 
@@ -47,7 +47,7 @@ class ShortScales:
             return None
         least = (
             np.float32(0) if bits.dtype == _OF_FLOAT16 else _LEAST_HALF
-        )  # whose values that number divides
+        )  # all float16 values are multiples of float16's smallest number
         scales = short_scales(found.scales, spec.scale_dtype, least)
         zero_points = short_zero_points(found.zero_points, found.scales, scales, spec)
         rows, columns = bits.shape
@@ -59,16 +59,16 @@ class ShortScales:
 
 
 def short_scales(scales: np.ndarray, dtype: str = "bfloat16", least: np.float32 = _LEAST_HALF) -> np.ndarray:
-    """float32 scales → the next numbers of `dtype` away from zero, as float32; themselves where they are such numbers.
+    """float32 scales rounded away from zero to numbers of `dtype`, as float32; numbers of `dtype` stay as they are.
 
-    bfloat16: those beyond 1e36 are rounded towards zero. float16: those beyond its range, and those below `least` that
-    are not 0, stay what they are, which `are_halves` tells.
+    bfloat16: scales beyond 1e36 are rounded towards zero. float16: scales beyond its range, and those below `least`
+    that are not 0, stay as they are, which `are_halves` detects.
     """
     return _halves(scales, least) if dtype == "float16" else _bfloat16s(scales)
 
 
 def are_halves(scales: np.ndarray) -> bool:
-    """Whether all of these float32 numbers are float16 ones."""
+    """Whether float16 represents all of these float32 numbers exactly."""
     with np.errstate(over="ignore"):
         return np.array_equal(scales.astype(np.float16).astype(np.float32), scales)
 
@@ -92,8 +92,8 @@ def _halves(scales: np.ndarray, least: np.float32) -> np.ndarray:
 def short_zero_points(
     zero_points: np.ndarray, scales: np.ndarray, rounded: np.ndarray, spec: QuantSpec
 ) -> np.ndarray:
-    """What the zero points are once `scales` are `rounded`: whole ones stay, since 0 stays where it is and the range
-    only grows; real ones keep the middle of the range."""
+    """The zero points after rounding `scales` to `rounded`. Whole zero points stay, because 0 keeps its code and the
+    range only grows; real ones are moved so that the middle of the range stays."""
     if spec.symmetric or spec.integer_zero_points:
         return zero_points
     qmin, qmax = code_limits(spec)

@@ -1,4 +1,4 @@
-"""What `calibrate` writes of a layer's inputs, as `gptq` is given it: read when it is needed, one matrix at a time."""
+"""What `calibrate` writes about a layer's inputs, in the form that `gptq` gets: read when needed, matrix by matrix."""
 
 from __future__ import annotations
 
@@ -17,35 +17,36 @@ if TYPE_CHECKING:
     from arrowquant_dist.kernels.factor import Factor
 
 _NUMBER_NBYTES = 4
-# Of what `calibrate` writes, in its calibration.json. 1 did not say of which weights.
+# The version of what `calibrate` writes, in its calibration.json. Version 1 did not say which weights it was made from.
 STATISTICS_VERSION = 2
-TILE = 256  # rows that are worked on together
+TILE = 256  # rows that are processed together
 HESSIAN, CROSS, RESIDUAL = "hessian", "cross", "residual"
-# The same of layers stored [in, out]: the first two [in, in], E[x̃ (r - r̃)ᵀ] as the layer lies.
+# The same for layers stored [in, out]: the first two are [in, in], the last, E[x̃ (r - r̃)ᵀ], is [in, out].
 ROW_HESSIAN, ROW_CROSS, ROW_RESIDUAL = "row_hessian", "row_cross", "row_residual"
-# Of an embedding E[g gᵀ], which is to its rows what the Hessian is to those of others (methods/sensitive.py).
+# E[g gᵀ] of an embedding, which is to its rows what the Hessian is to those of other layers (methods/sensitive.py).
 SENSITIVITY = "sensitivity"
-# Of the mean of the Hessian's diagonal. With a corrected target, which would follow the noise of few texts, ten times
-# what the field adds (measured on MiniLM, 500 texts: embedding cosine .890 at 2 bits). So for sensitivities, which are
-# of some thousand tokens: by those of other texts, errors of MiniLM's rows then are 3 % smaller at int2, int3 and int4.
+# Damping, as a fraction of the mean of the Hessian's diagonal: .01 is usual. A corrected target would follow the noise
+# of few texts, so it is damped ten times as much (measured on MiniLM, 500 texts: embedding cosine .890 at 2 bits), and
+# so are sensitivities, which are from some thousand tokens: errors of MiniLM's rows, measured by the sensitivities of
+# other texts, are then 3 % smaller at int2, int3 and int4.
 _DAMP, _LARGER_DAMP = 0.01, 0.1
 _MOST_DAMP = 10.0
 
 
 class Statistics:
-    """The side input of `gptq`: what `calibrate` writes of a layer."""
+    """The side input of `gptq`: what `calibrate` writes for a layer."""
 
     config_field = "hessians"
     finished_by = "calibration.json"
     format_version = STATISTICS_VERSION
     is_of_weights = True
-    # of an embedding without more, of a layer that no input came to, of one stored [in, out] whose codes are to be
-    # entropy coded
+    # in this order: an embedding with nothing else known, a layer that received no input, and a layer stored [in, out]
+    # whose codes are to be entropy coded
     exempt = ("counts", "unseen", ROW_HESSIAN)
 
     def needed(self, spec: QuantSpec) -> tuple[str, ...]:
-        """See SideInput.needed. Rows of a layer stored [in, out] are not independent, so that no sample of them shows
-        what a step comes to: `size` has no statistics of such layers. Its embeddings are for method `counted`."""
+        """See SideInput.needed. With a step, statistics of layers stored [in, out] are of no use: their rows are not
+        independent, so no sample of them shows what a step leads to. Embeddings are then for method `counted`."""
         return (HESSIAN,) if spec.step > 0.0 else (HESSIAN, ROW_HESSIAN, SENSITIVITY)
 
     def instead(self, spec: QuantSpec) -> QuantSpec:
@@ -53,7 +54,7 @@ class Statistics:
         return replace(spec, method="size" if spec.step > 0.0 else "mse")
 
     def shapes(self, layer_shape: tuple[int, ...], row_dims: int) -> Mapping[str, tuple[int, ...]]:
-        """See SideInput.shapes. Fused experts [experts, out, in] have a matrix each."""
+        """See SideInput.shapes. Fused experts [experts, out, in] have one matrix per expert."""
         columns, rows = math.prod(layer_shape[row_dims:]), layer_shape[row_dims - 1]
         matrices = layer_shape[: row_dims - 1]
         square, own = (*matrices, columns, columns), (*layer_shape[:row_dims], columns)
@@ -74,7 +75,7 @@ class Statistics:
     def work_nbytes(
         self, layer_shape: tuple[int, ...], row_dims: int, rows: int, parts: Collection[str], /
     ) -> int:
-        """See SideInput.work_nbytes. The matrices of one expert, what is made of a tile, of a column of blocks."""
+        """See SideInput.work_nbytes. The matrices of one expert, and what is made of a tile and a column of blocks."""
         from arrowquant_dist.kernels.factor import FACTOR_BLOCK
 
         columns = math.prod(layer_shape[row_dims:])
@@ -91,11 +92,11 @@ class Statistics:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """Of one matrix of weights.
+    """The statistics of one matrix of weights, ready for rounding.
 
-    order: int64 [columns], the columns by their Hessian's diagonal, ascending; factor: of the damped Hessian in that
-    order. correction: float32 [columns, columns], C - H, None where it is not known. is_seen: whether any input came.
-    layer: the name, for errors.
+    layer: name of the layer, for errors. order: int64 [columns], the columns sorted by the Hessian's diagonal,
+    ascending. factor: factorization of the damped Hessian in that order. correction: float32 [columns, columns], C - H;
+    None if it is not known. is_seen: whether the matrix received any input.
     """
 
     layer: str
@@ -106,9 +107,9 @@ class Prepared:
 
 
 class LayerStatistics:
-    """A layer's statistics, read when they are needed: those of one expert at a time, and of a tile's rows.
+    """A layer's statistics, read when they are needed: one expert's matrices, and a tile's residuals, at a time.
 
-    is_by_rows: whether they are of inputs that the layer's rows are multiplied with, stored [in, out].
+    is_by_rows: whether the layer is stored [in, out], with a row for each input.
     """
 
     def __init__(self, layer: str, shape: tuple[int, ...], row_dims: int, read: PartReader) -> None:
@@ -121,14 +122,14 @@ class LayerStatistics:
         self._prepared: Prepared | None = None
 
     def of(self, matrix: int) -> Prepared:
-        """matrix: which of the layer's, 0 where it is no fused experts."""
+        """matrix: index of the matrix in the layer; 0 unless the layer is of fused experts."""
         if self._prepared is None or self._at != matrix:
-            self._prepared = None  # first: what a worker may take is counted for one of them
+            self._prepared = None  # free it first: a worker's memory is counted for one of them
             self._prepared, self._at = self._prepare(matrix), matrix
         return self._prepared
 
     def residual(self, row: int, rows: int) -> np.ndarray | None:
-        """float32 [rows, columns] of the layer's rows from `row` on; None where it has none."""
+        """float32 [rows, columns]: the residual part of the layer's rows from `row` on; None if the layer has none."""
         part = ROW_RESIDUAL if self.is_by_rows else RESIDUAL
         if part not in self._read.parts:
             return None
@@ -173,10 +174,12 @@ class LayerStatistics:
 
 
 def factored(hessian: np.ndarray, damp: float) -> tuple[np.ndarray, Factor | None]:
-    """The columns of a Hessian by its diagonal, ascending, and its factor in that order; written over. None where it is
-    not positive definite. damp: of the mean of its diagonal, added to it, ten times as much until that will do.
+    """(order, factor): the columns of a Hessian sorted by its diagonal, ascending, and its factorization in that order.
 
-    Each pivot of a sum of squares and λI is at least λ: one below half of it shows that the numbers are too inexact for
+    hessian: overwritten. damp: λ as a fraction of the mean of the diagonal, which it is added to; ten times as much is
+    tried until the factorization succeeds. factor is None if the Hessian is not positive definite even then.
+
+    Each pivot of a sum of squares plus λI is at least λ: a pivot below λ / 2 shows that the numbers are too inexact for
     so little damping.
     """
     from arrowquant_dist.kernels.factor import factor, mirror, reorder
@@ -187,7 +190,7 @@ def factored(hessian: np.ndarray, damp: float) -> tuple[np.ndarray, Factor | Non
     diagonal = diagonal[order]
     mean = float(diagonal.mean(dtype=np.float64))
     if mean == 0.0:
-        # an expert that no token came to: nothing says which errors matter, each code is the nearest
+        # an expert that received no token: nothing tells which errors matter, so each code is the nearest
         mean, hessian[:] = 1.0, 0.0
     mirror(hessian)
     while damp <= _MOST_DAMP * 1.0001:

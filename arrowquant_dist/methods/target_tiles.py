@@ -1,6 +1,6 @@
 """Rows of weights on their way to codes by gptq: corrected by the layer's statistics, then rounded column by column.
 
-What is computed is said in gptq.py, where it is chosen how a target is rounded.
+gptq.py describes what is computed, and chooses how a target is rounded.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from arrowquant_dist.config import QuantSpec
 from arrowquant_dist.methods.method import Given
 from arrowquant_dist.methods.statistics import TILE, LayerStatistics, Prepared
 
-# Of the correction that statistics ask for: they are those of some texts, and all of it follows their noise. Of MiniLM
-# at 8.6 MB, by 400 texts, the embedding cosine is .9867 with this much and .9857 with all of it; of texts of another
-# kind .9849 and .9837.
+# The fraction of the correction that is applied: statistics are those of some texts, and the whole correction would
+# follow their noise. For MiniLM at 8.6 MB, by 400 texts, the embedding cosine is .9867 with this fraction and .9857
+# with all of it; on texts of another kind .9849 and .9837.
 _CORRECTED = np.float32(0.75)
 
 
@@ -26,13 +26,13 @@ class Rounds(Protocol):
     def round(
         self, prepared: Prepared, start: int, errors: np.ndarray, carried: np.ndarray, codes: np.ndarray
     ) -> None:
-        """Some columns, in the order of `prepared` and from `start` on. errors, carried, codes: [columns, rows], see
-        kernels/gptq.py::round_columns."""
+        """Rounds some columns: those from `start` on in the order of `prepared`. errors, carried, codes:
+        [columns, rows], see kernels/gptq.py::round_columns."""
 
 
 class Rounding(Rounds, Protocol):
-    """With what its codes are decoded by. scales: float32 [rows, groups]; zero_points: as many, or [rows, 0] where
-    symmetric. group: columns a scale."""
+    """A Rounds with what its codes are decoded with. scales: float32 [rows, groups]. zero_points: float32
+    [rows, groups], or [rows, 0] if symmetric. group: number of columns that share a scale."""
 
     @property
     def scales(self) -> np.ndarray: ...
@@ -51,12 +51,16 @@ class TargetPiece(Protocol):
         """float32 [rows, columns], read-only"""
 
     def quantize(self, rounding: Rounding, spec: QuantSpec, codes: np.ndarray, sums: np.ndarray) -> None:
-        """rounding: of the target. codes: uint8 [rows, row bytes], written. sums: Σ as kernels/quantize.py has them,
-        added to."""
+        """Rounds the target and packs its codes.
+
+        rounding: chosen for the target. codes: uint8 [rows, row bytes], written. sums: float64 [4], error sums as in
+        kernels/quantize.py, which are added to it."""
 
 
 def tiles_of(bits: np.ndarray, given: Given) -> Iterator[tuple[slice, Prepared, TargetPiece]]:
-    """Of finite source bits [rows, columns]: which rows, the statistics of their matrix, and the tile."""
+    """Yields tiles of rows: which rows they are, the statistics of their matrix, and the tile.
+
+    bits: finite source bits [rows, columns]."""
     statistics: LayerStatistics = given.side
     start, each = given.row_start, statistics.rows_each
     for first, stop in _tiles(start, start + bits.shape[0], each):
@@ -67,8 +71,8 @@ def tiles_of(bits: np.ndarray, given: Given) -> Iterator[tuple[slice, Prepared, 
 
 
 def _tiles(start: int, stop: int, rows_each: int) -> Iterator[tuple[int, int]]:
-    """[first, stop) of rows that are worked on together: of one matrix. What becomes of a row does not depend on the
-    others, see kernels/multiply.py."""
+    """Yields [first, stop) of rows of one matrix that are processed together. The result for a row does not depend on
+    the other rows, see kernels/multiply.py."""
     while start < stop:
         end = min(stop, start + TILE, (start // rows_each + 1) * rows_each)
         yield start, end
@@ -76,11 +80,11 @@ def _tiles(start: int, stop: int, rows_each: int) -> Iterator[tuple[int, int]]:
 
 
 class TargetTile:
-    """Some rows of weights on their way to codes, corrected: they may be rounded more than once. Arrays are [columns,
-    rows]."""
+    """A TargetPiece: some rows of weights, corrected, that may be rounded more than once. Arrays are [columns, rows]."""
 
     def __init__(self, bits: np.ndarray, prepared: Prepared, residual: np.ndarray | None) -> None:
-        """bits: source bits [rows, columns], finite. residual: D of them, float32 [rows, columns]; written over."""
+        """bits: source bits [rows, columns], finite. residual: D of these rows, float32 [rows, columns]; may be
+        overwritten."""
         from arrowquant_dist.kernels.gptq import load_columns
         from arrowquant_dist.kernels.multiply import scratch_size
 
@@ -93,7 +97,7 @@ class TargetTile:
             self._correct(residual)
 
     def _correct(self, residual: np.ndarray | None) -> None:
-        """Values become their target."""
+        """Turns the values into their target."""
         from arrowquant_dist.kernels.gptq import load_columns
 
         prepared = self._prepared
@@ -115,7 +119,7 @@ class TargetTile:
 
         found = np.empty(self._values.shape[::-1], np.float32)
         rows_of(self._values, found)
-        found.flags.writeable = False  # as kernels take what is given them: one compilation serves both
+        found.flags.writeable = False  # as all inputs of kernels are: one compilation serves all
         return found
 
     def quantize(self, rounding: Rounding, spec: QuantSpec, codes: np.ndarray, sums: np.ndarray) -> None:
@@ -129,7 +133,7 @@ class TargetTile:
         )
 
     def rounded(self, rounding: Rounds) -> np.ndarray:
-        """uint8 [columns, rows], the codes, signed ones in two's complement."""
+        """uint8 [columns, rows]: the codes, signed ones in two's complement."""
         factor, order = self._prepared.factor, self._prepared.order
         errors, carried = self._values[order], np.zeros_like(self._values)
         codes = np.empty(errors.shape, np.uint8)
@@ -142,7 +146,7 @@ class TargetTile:
         return found
 
     def _add_turned(self, left: np.ndarray, first: int, right: np.ndarray, out: np.ndarray) -> None:
-        """out += leftᵀ @ right, of the rows of `left` from `first` on."""
+        """out += leftᵀ @ right, with the rows of `left` from `first` on."""
         from arrowquant_dist.kernels.multiply import add_product
 
         add_product(left, 0, first, True, np.float32(1.0), right, out, 0, self._rows, self._scratch)  # noqa: FBT003

@@ -18,8 +18,10 @@ _WORD_NBYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class Affine(Encoding):
-    """Codes, dense from the low bits up, in uint32 words […, rows, columns · bits / 32]. bits: of AFFINE_BITS. group:
-    columns that share a scale. scales, biases: floats […, rows, groups]."""
+    """Codes, dense from the low bits up, in uint32 words […, rows, columns · bits / 32].
+
+    bits: bits of a code, one of AFFINE_BITS. group: number of columns that share a scale. scales, biases: floats
+    […, rows, groups]."""
 
     bits: int
     group: int

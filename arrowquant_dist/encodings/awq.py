@@ -1,4 +1,4 @@
-"""AWQ's integers as AutoAWQ's kernels take them: eight outputs in a word of GEMM's, eight inputs in one of GEMV's."""
+"""AWQ's integers as AutoAWQ's kernels take them: for GEMM a word holds eight outputs, for GEMV eight inputs."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ from arrowquant_dist.encodings.zero_points import NibbleZeros
 from arrowquant_dist.kernels.code_kinds import INT8, PACKED
 
 AWQ_BITS = 4
-_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)  # which four bits of a word, from the low ones up, each of its outputs has
+_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)  # for each output of a word, which four bits it has, from the low ones
 _SHIFTS = np.array(_ORDER, np.uint32) * np.uint32(AWQ_BITS)
 _MASK = (1 << AWQ_BITS) - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Awq(TurnedInts):
-    """4-bit codes in int32 words [inputs, outputs / 8], outputs 0, 2, 4, 6, 1, 3, 5, 7 of each from the low bits up.
+    """4-bit codes in int32 words [inputs, outputs / 8], outputs 0, 2, 4, 6, 1, 3, 5, 7 of a word from the low bits up.
 
-    group: inputs that share a scale. scales: [groups, outputs]. zeros: int32 [groups, outputs / 8], as the codes.
+    group: number of inputs that share a scale. scales: [groups, outputs]. zeros: int32 [groups, outputs / 8], packed
+    like the codes.
     """
 
     group: int
@@ -74,8 +75,10 @@ class Awq(TurnedInts):
 
 @dataclass(frozen=True, slots=True)
 class AwqRows(Encoding):
-    """4-bit codes in int32 words [outputs, inputs / 8], from the low bits up. group: inputs that share a scale. scales:
-    [outputs, at least groups], what is more is padding. zeros: int32 [outputs, of eight scales each], as the codes."""
+    """4-bit codes in int32 words [outputs, inputs / 8], from the low bits up.
+
+    group: number of inputs that share a scale. scales: [outputs, groups or more], the rest of a row is padding. zeros:
+    int32 [outputs, scales per row / 8], packed like the codes."""
 
     group: int
     scales: Place

@@ -1,4 +1,4 @@
-"""Some columns of a stored matrix, whose bytes lie a row apart: read in few requests and bounded memory."""
+"""Reads some columns of a stored matrix, whose bytes are a row apart, in few requests and bounded memory."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from arrowquant_dist.encodings.place import Place
 from arrowquant_dist.encodings.strided import WINDOW_NBYTES
 from arrowquant_dist.storage.uris import is_local
 
-# What a request costs, as bytes that could be read instead: gaps that are smaller are read too.
+# The cost of a request, in bytes that could be read in the same time: smaller gaps are read along with the columns.
 _LOCAL_REQUEST_NBYTES = 64 << 10
 _REMOTE_REQUEST_NBYTES = 2 << 20
 
 
 def column_bytes(place: Place, columns: range, source: Source) -> np.ndarray:
-    """Bytes `columns` of each row of a 2-D tensor: uint8 [rows, len(columns)]. Memory besides: WINDOW_NBYTES."""
+    """Bytes `columns` of each row of a 2-D tensor: uint8 [rows, len(columns)]. Memory besides it: WINDOW_NBYTES."""
     rows, row_nbytes = place.shape[0], place.shape[1] * place.itemsize
     found = np.empty((rows, len(columns)), np.uint8)
     if found.size == 0:

@@ -1,9 +1,9 @@
 """Encodings as columns of the plan's table, and as plain values for its fingerprint.
 
-Column `encoding` has the kind's name. A kind whose type has fields has a column of that name too, where a plan uses it:
-a struct of the fields, null in the rows of other kinds. So a plan has the columns of the kinds in it, and a new kind
-changes no plan that does without it. Fields are numbers, texts, tuples of numbers and Places, `| None` where there may
-be none.
+Column `encoding` holds the name of the kind. Each kind in the plan whose type has fields also has a column of that
+name: a struct of the fields, null in the rows of other kinds. So a plan only has columns for the kinds in it, and
+adding a kind changes no plan that does not use it. Fields are numbers, texts, tuples of numbers and Places; those that
+may be missing are annotated `| None`.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _ARROW_TYPES = {
     ),
 }
 
-Shown = Callable[[str], str]  # a URI without what may be secret
+Shown = Callable[[str], str]  # returns a URI without anything that may be secret
 
 
 class _Field(NamedTuple):
     name: str
-    kind: Any  # of _ARROW_TYPES
+    kind: Any  # a key of _ARROW_TYPES
     is_optional: bool
 
 
@@ -51,7 +51,7 @@ def encoding_fields(used: Iterable[type[Encoding]]) -> list[pa.Field]:
 def encoding_columns(
     encodings: Sequence[Encoding], columns: Sequence[pa.Field], shown: Shown
 ) -> Iterator[Sequence[Any]]:
-    """The values of each of the columns that `encoding_fields` made, structs as tuples, as `arrow_batch` takes them."""
+    """Yields the values of each column of `encoding_fields`, structs as tuples, in the form `arrow_batch` takes."""
     kinds = [encoding.kind for encoding in encodings]
     yield kinds
     for column in columns[1:]:
@@ -63,12 +63,13 @@ def encoding_columns(
 
 
 def are_encoding_fields(found: Sequence[pa.Field]) -> bool:
-    """Whether these are columns that `encoding_fields` makes, of kinds that are known here."""
+    """Whether these are columns that `encoding_fields` makes for known kinds."""
     return list(found) == encoding_fields(ENCODINGS[field.name] for field in found if field.name in ENCODINGS)
 
 
 def read_encodings(batch: pa.RecordBatch) -> list[Encoding]:
-    """The encoding of each row; equal ones are one object. ValueError for what `encoding_columns` would not write."""
+    """The encoding of each row; equal encodings are the same object. Raises ValueError for columns that
+    `encoding_columns` would not write."""
     kinds = python_values(batch.column(KIND_FIELD.name))
     by_kind = {kind: _read_kind(kind, batch) for kind in dict.fromkeys(kinds)}
     found = [by_kind[kind][row] for row, kind in enumerate(kinds)]
@@ -79,7 +80,7 @@ def read_encodings(batch: pa.RecordBatch) -> list[Encoding]:
 
 
 def describe(encoding: Encoding, shown: Shown) -> dict[str, Any]:
-    """Its kind and fields as plain values; what is not there is left out."""
+    """The encoding's kind and fields as plain values; fields that are None are left out."""
     found: dict[str, Any] = {"kind": encoding.kind}
     for name, _, _ in _fields_of(type(encoding)):
         value = getattr(encoding, name)
@@ -110,7 +111,7 @@ def _cell(value: Any, shown: Shown) -> Any:
 
 
 def _read_kind(kind: str, batch: pa.RecordBatch) -> list[Encoding | None]:
-    """For each row, where it has one of this kind."""
+    """The encoding of each row that has one of this kind; None for other rows."""
     if kind not in ENCODINGS:
         raise ValueError(f"there is no encoding {kind!r}")
     if not _fields_of(ENCODINGS[kind]):
@@ -128,7 +129,7 @@ def _only(kind: type[Encoding]) -> Encoding:
 
 
 def _read_structs(array: pa.StructArray, cls: Any) -> Iterator[Any]:
-    """An instance of `cls`, a dataclass, for each struct; None where it is null."""
+    """An instance of the dataclass `cls` for each struct; None for null."""
     columns = []
     for field, child in zip(_fields_of(cls), array.flatten(), strict=True):  # null where the struct is
         if not field.is_optional and child.null_count != array.null_count:

@@ -1,4 +1,4 @@
-"""Layers of a V1 or V2 dataset: decoded from its rows."""
+"""Layers of a V1 or V2 dataset, decoded from its rows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _Read = TypeVar("_Read")
 
 @contextmanager
 def as_a_source() -> Iterator[None]:
-    """A damaged dataset, or one with gaps, is what any other damaged source is: InvalidCheckpoint."""
+    """Raises InvalidCheckpoint for a damaged or incomplete dataset, as for any other damaged source."""
     try:
         yield
     except (CorruptWeights, IncompleteDataset) as error:
@@ -39,7 +39,7 @@ def as_a_source() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class DatasetRows(Encoding):
-    """The rows of the dataset at the layer's `uri` that have its name; `offset` is 0, `nbytes` that of the values."""
+    """The rows, with the layer's name, of the dataset at its `uri`; `offset` is 0, `nbytes` the size of the values."""
 
     kind: ClassVar[str] = "dataset"
     batches_ahead: ClassVar[int] = 1
@@ -53,7 +53,7 @@ class DatasetRows(Encoding):
         return DatasetSlice(layer, start, stop)
 
     def kept_spec(self, layer: Stored, source: Source) -> QuantSpec | NotKept | None:
-        """What is kept in 16 bits there stays so: its spec is that of any such layer."""
+        """See Encoding.kept_spec. A layer kept in 16 bits by the dataset stays so, with the spec of all such layers."""
         stored = source.dataset(layer.uri).layer(layer.name)
         forms = {(b.header.quant_type, b.header.quant_axis, b.header.group_size) for b in stored.blocks}
         types = {quant_type for quant_type, _, _ in forms}
@@ -78,11 +78,12 @@ class DatasetRows(Encoding):
         return KeptDatasetRows(layer, rows, spec)
 
     def kept_nbytes(self, layer: Stored, spec: QuantSpec) -> int:
-        """Before compression: how far that went, the index knows and no plan."""
+        """See Encoding.kept_nbytes. The size before compression: only the index knows the compressed size, not the
+        plan."""
         return kept_nbytes(matrix_shape(layer.shape, spec.row_dims), spec)
 
     def check(self, layer: Stored, sizes: Mapping[str, int]) -> None:
-        """Nothing: where a dataset's bytes are is its own affair, and it checks each row that it reads."""
+        """Checks nothing: the dataset itself knows where its bytes are, and checks each row that it reads."""
 
 
 DATASET_ROWS = DatasetRows()
@@ -90,7 +91,7 @@ DATASET_ROWS = DatasetRows()
 
 @dataclass(frozen=True, slots=True)
 class DatasetSlice:
-    """Values of a dataset's layer. Memory, besides: a stored row, of which `Checkpoint.largest_row_nbytes` tells."""
+    """Values of a dataset's layer. Memory besides: a stored row, which `Checkpoint.largest_row_nbytes` accounts for."""
 
     layer: Stored
     start: int
@@ -111,7 +112,7 @@ class DatasetSlice:
 
 @dataclass(frozen=True, slots=True)
 class KeptDatasetRows:
-    """Rows of a dataset's layer with their codes as they are. Memory, besides: as of a `DatasetSlice`."""
+    """Rows of a dataset's layer with their codes unchanged. Memory besides: as for a `DatasetSlice`."""
 
     layer: Stored
     rows: range
@@ -149,7 +150,7 @@ class KeptDatasetRows:
 
 
 def _twice(read: Callable[[], _Read]) -> _Read:
-    """A byte may have been flipped on its way."""
+    """Reads again if the first read finds corrupt weights: a byte may have been flipped on its way."""
     with as_a_source():
         try:
             return read()

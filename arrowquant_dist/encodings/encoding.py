@@ -1,4 +1,4 @@
-"""What every way of storing a layer's values answers: how they are read, what that takes, and what has to be true."""
+"""The interface of all ways of storing a layer's values: how they are read, what memory that takes, what is checked."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Stored(Protocol):
-    """What an encoding is told of the layer that it stores: a `Layer` of checkpoint/table.py, all but its encoding."""
+    """What an encoding knows about the layer that it stores: a `Layer` of checkpoint/table.py without its encoding."""
 
     @property
     def name(self) -> str: ...
@@ -40,10 +40,10 @@ class Stored(Protocol):
 
 
 class Source(Protocol):
-    """What is read from: the objects of a checkpoint, by URI."""
+    """Where bytes are read from: the objects of a checkpoint, by URI."""
 
     def read_into(self, uri: str, offset: int, out: np.ndarray) -> None:
-        """The bytes of the object from `offset` on fill `out`, uint8."""
+        """Fills `out`, uint8, with the bytes of the object from `offset` on."""
 
     def dataset(self, uri: str) -> Dataset:
         """The V1 or V2 dataset at `uri`."""
@@ -51,7 +51,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SourceRange:
-    """Bytes [start, stop) of the object at `uri`: values of `itemsize` bytes."""
+    """Bytes [start, stop) of the object at `uri`, which are values of `itemsize` bytes each."""
 
     uri: str
     start: int
@@ -64,30 +64,33 @@ class Slice(Protocol):
 
     @property
     def ranges(self) -> Sequence[SourceRange]:
-        """What is to be read for it, together with the ranges of other slices; none where `values` reads by itself."""
+        """The byte ranges that the caller reads, together with those of other slices; empty if `values` does all the
+        reading itself."""
 
     @property
     def decoded_nbytes(self) -> int:
-        """What `values` asks `allocate` for."""
+        """Bytes that `values` requests from `allocate`."""
 
     @property
     def beside_nbytes(self) -> int:
-        """What `values` holds at its peak besides: of memory, a worker's bound counts all three."""
+        """Peak memory of `values` besides. The bound on a worker's memory counts the ranges and both numbers."""
 
     def values(self, found: Sequence[np.ndarray], source: Source, allocate: Allocate) -> np.ndarray:
         """The values: little-endian uint8 [(stop - start) · itemsize].
 
-        found: uint8, the bytes of each range. Raises InvalidCheckpoint, StorageError, CorruptWeights.
+        found: the bytes of each of `ranges`, uint8. source: for what `values` reads itself. allocate: allocates the
+        memory of the result. Raises InvalidCheckpoint, StorageError, CorruptWeights.
         """
 
 
 class Encoding(ABC):
-    """A way of storing values. Its instances are frozen and hold what is not the same for all layers stored so.
+    """A way of storing values. Its instances are frozen, and hold what differs between layers that are stored this way.
 
-    kind: its name in plans. batches_ahead: of row blocks, that are read over a network while one is worked on: two, so
-    that the requests of one follow those of the other without a pause; one where making the values takes much more than
-    what is read, or requests of its own. may_be_a_copy: whether copies of its layers are looked for by content
-    (checkpoint/ties.py): not where the source itself says what is tied, or where a part takes very many requests.
+    kind: name in plans. batches_ahead: number of batches of row blocks that are read over a network while another is
+    processed: two, so that the requests of one follow those of the other without a pause; one if making the values
+    takes much more memory than the bytes read, or requests of its own. may_be_a_copy: whether copies among its layers
+    are searched for by content (checkpoint/ties.py); False if the source itself says which layers are tied, or if
+    reading a part takes very many requests.
     """
 
     __slots__ = ()
@@ -99,44 +102,45 @@ class Encoding(ABC):
     @property
     @abstractmethod
     def label(self) -> str:
-        """What it is, for people."""
+        """Description for people."""
 
     @property
     def places(self) -> tuple[Place, ...]:
-        """Stored tensors that the values follow from, besides the layer's own bytes."""
+        """Stored tensors that are needed to decode the values, besides the layer's own bytes."""
         return ()
 
     @abstractmethod
     def slice(self, layer: Stored, start: int, stop: int) -> Slice:
-        """Values [start, stop) of `layer`, which is stored so."""
+        """Values [start, stop) of `layer`, which has this encoding."""
 
     def kept_spec(self, _layer: Stored, _source: Source) -> QuantSpec | NotKept | None:
-        """How V2 has the codes of a layer as they are: a spec of the method SOURCE, whose decoded values are bit for
-        bit those of `slice`. None where the source has values and no codes.
+        """How V2 can store the codes of a layer unchanged: a spec with method SOURCE, for which the decoded values are
+        bit for bit those of `slice`. NotKept, with the reason, if V2 cannot; None if the source has values, not codes.
 
-        The source is for what no header tells, the order of groups and whether zero points are all in the middle.
+        The source is read for what headers do not tell: the order of groups, and whether all zero points are the middle
+        of the codes' range.
         """
         return NotKept(f"{self.label} are of no form that V2 has")
 
     def kept_slice(self, _layer: Stored, _rows: range, _spec: QuantSpec) -> Slice:
-        """As `slice`, of codes that are kept: its `values` are rows as tensor/kept.py lays them out.
+        """Like `slice`, for codes that are kept: the result's `values` are rows in the layout of tensor/kept.py.
 
-        Rows are those of the layer seen as the spec's row_dims says; the spec is what `kept_spec` gave.
+        rows: rows of the layer seen as a matrix by the spec's row_dims. spec: what `kept_spec` returned.
         """
         raise NotImplementedError(f"{self.kind} has no codes that are kept")
 
     def kept_nbytes(self, layer: Stored, _spec: QuantSpec) -> int:
-        """Bytes that the source stores of codes that are kept: all of the layer's, its scales and zero points."""
+        """Bytes in the source of a layer whose codes are kept: codes, scales and zero points."""
         return layer.nbytes + sum(place.nbytes for place in self.places)
 
     def byte_range(self, layer: Stored, _start: int, _stop: int) -> ByteRange:
-        """Where values [start, stop) are in the object; the layer's bytes, where they are no range of their own."""
+        """Where values [start, stop) are in the object; all of the layer's bytes if they are not a single range."""
         return ByteRange(layer.offset, layer.offset + layer.nbytes)
 
     def check(self, layer: Stored, sizes: Mapping[str, int]) -> None:
-        """What has to be true of `layer` before a plan is made. sizes: {URI: bytes} of the source's files.
+        """Checks, before a plan is made, what has to be true of `layer`. sizes: {URI: bytes} of the source's files.
 
-        Raises InvalidCheckpoint, which names layer and file.
+        Raises InvalidCheckpoint, naming layer and file.
         """
         check_inside(layer, layer.uri, ByteRange(layer.offset, layer.offset + layer.nbytes), sizes)
         for place in self.places:
@@ -144,7 +148,7 @@ class Encoding(ABC):
 
 
 def check_inside(layer: Stored, uri: str, found: ByteRange, sizes: Mapping[str, int]) -> None:
-    """InvalidCheckpoint where bytes that a layer needs are not in their file."""
+    """Raises InvalidCheckpoint if bytes that a layer needs are beyond their file."""
     nbytes = sizes.get(uri)
     if found.start < 0 or (nbytes is not None and found.stop > nbytes):
         file = "the file" if nbytes is None else f"the file ({counted(nbytes, 'byte')})"

@@ -15,7 +15,8 @@ FLOAT8_CODES = {"float8_e4m3fn": Codes(E4M3, 8), "float8_e5m2": Codes(E5M2, 8)}
 
 @dataclass(frozen=True, slots=True)
 class Float8Blocks(Encoding):
-    """codes: their dtype, of FLOAT8_CODES. block: rows and columns that share a scale. scales: as in `Grid.of`."""
+    """codes: dtype of the codes, one of FLOAT8_CODES. block: rows and columns that share a scale. scales: as in
+    `Grid.of`."""
 
     codes: str
     block: Block

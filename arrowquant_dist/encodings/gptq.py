@@ -1,4 +1,4 @@
-"""GPTQ's integers: words run down the inputs, a column of them for each output."""
+"""GPTQ's integers: each output is a column of words, which are packed along the inputs."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _WORD_BITS = 32
 class Gptq(TurnedInts):
     """Codes, dense from the low bits up, in int32 words [⌈inputs · bits / 32⌉, outputs].
 
-    bits: 1 to 8. group: inputs that share a scale where `g_idx` does not say otherwise. scales: [groups,
-    outputs]. zeros: int32 [groups, ⌈outputs · bits / 32⌉]. stored_zeros: whether these are the zeros as they are
-    (PLAIN, checkpoint format gptq_v2), each less one and cut to its bits (LESS_ONE, gptq), or less one in each field as
-    one subtraction of words, in which a zero of 0 borrows from its neighbour (WORDS_LESS_ONE, gptq by GPTQModel).
-    g_idx: int32 [inputs], the group of each input, None where groups are runs of inputs.
+    bits: bits of a code, 1 to 8. group: number of inputs that share a scale, unless `g_idx` says otherwise. scales:
+    [groups, outputs]. zeros: int32 [groups, ⌈outputs · bits / 32⌉]. stored_zeros: how `zeros` relates to the zero
+    points: equal (PLAIN, checkpoint format gptq_v2); each less one, cut to its bits (LESS_ONE, gptq); or less one in
+    each field by one subtraction of whole words, in which a zero of 0 borrows from its neighbour (WORDS_LESS_ONE, gptq
+    by GPTQModel). g_idx: int32 [inputs], the group of each input; None if groups are runs of inputs.
     """
 
     bits: int
@@ -74,5 +74,5 @@ class Gptq(TurnedInts):
         zeros = fields_of(words, self.bits, outputs)
         if self.stored_zeros == LESS_ONE:
             zeros = (zeros + 1) & ((1 << self.bits) - 1)
-        # Kernels take codes as signed, half of their range below what is stored, and zeros with them.
+        # Kernels take signed codes, which are half the range below the stored ones, so zero points are moved as well.
         return (zeros - (1 << (self.bits - 1))).astype(np.float32).T

@@ -18,8 +18,8 @@ _BITS = 8
 
 @dataclass(frozen=True, slots=True)
 class Int8(Encoding):
-    """block: rows and columns that share a scale. scales: as in `Grid.of`. zero_points: int8 in the scales' shape, None
-    where they are 0. groups: int32 [columns], the scale of each column, None where groups are runs of columns."""
+    """block: rows and columns that share a scale. scales: as in `Grid.of`. zero_points: int8 in the scales' shape; None
+    if all are 0. groups: int32 [columns], the scale of each column; None if groups are runs of columns."""
 
     block: Block
     scales: Place

@@ -1,7 +1,8 @@
-"""Codes that are kept as they are: how V2 describes them, and rows of them as V2 stores these.
+"""Codes that are kept unchanged: the spec with which V2 describes them, and their rows in V2's form.
 
-Codes of b bits are offset binary, u = q + 2^(b-1), dense from the low bits up: V2's own for 2, 3 and 4 bits, and for 8
-but for the sign bit of each byte. Those of other widths have the next wider type, in which the same q are other bits.
+Codes of b bits are offset binary, u = q + 2^(b-1), dense from the low bits up. That is V2's own form for 2, 3 and 4
+bits; for 8 bits V2's form differs in the top bit of each byte. Codes of other widths are stored in the next wider type,
+in which the same q has other bits.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ BY_ACTIVATION = NotKept(
 
 
 def source_spec(layer: Stored, bits: int, group: int, *, symmetric: bool) -> QuantSpec | NotKept:
-    """group: columns that share a scale; 0: there is one for the whole layer."""
+    """The spec of a layer with these codes, or why V2 cannot keep them. group: number of columns that share a scale; 0
+    if the whole layer has one scale."""
     if len(layer.shape) < 2:
         return NotKept(f"{len(layer.shape)}-D codes have no rows")
     columns = layer.shape[-1]
@@ -61,7 +63,7 @@ def _type_of(bits: int) -> str:
 
 
 def grid_spec(made: RowSlice, bits: int, source: Source, *, symmetric: bool) -> QuantSpec | NotKept:
-    """Of a layer whose codes lie row by row; made: a slice of it."""
+    """Like source_spec, for a layer whose codes are stored row by row. made: any slice of it."""
     if made.groups is not None and not are_runs(made.groups, made.grid.block[1], source):
         return BY_ACTIVATION
     group = 0 if made.grid.single_scale else made.grid.block[1]
@@ -69,7 +71,7 @@ def grid_spec(made: RowSlice, bits: int, source: Source, *, symmetric: bool) -> 
 
 
 def are_runs(groups: Place, group: int, source: Source) -> bool:
-    """Whether g_idx, int32 [columns], has runs of `group` columns; -1 says so too."""
+    """Whether the groups in g_idx, int32 [columns], are runs of `group` columns; a -1 in it means so too."""
     found = np.empty(groups.nbytes, np.uint8)
     source.read_into(groups.uri, groups.offset, found)
     indices = found.view("<i4")
@@ -79,7 +81,7 @@ def are_runs(groups: Place, group: int, source: Source) -> bool:
 
 
 def stored_rows(place: Place, rows: int, source: Source) -> Iterator[tuple[range, np.ndarray]]:
-    """The rows of a stored matrix, some at a time: which, and uint8 [their bytes]."""
+    """Yields the rows of a stored matrix, some at a time: which rows, and their bytes, uint8."""
     row_nbytes = place.nbytes // rows
     some = max(1, _CHUNK_NBYTES // row_nbytes)
     for first in range(0, rows, some):
@@ -90,8 +92,9 @@ def stored_rows(place: Place, rows: int, source: Source) -> Iterator[tuple[range
 
 
 def are_middle(beside: BesideScales, rows: int, columns: int, groups: int, source: Source) -> bool:
-    """Whether the zero points of all groups are 0, the middle of signed codes. columns: of the scales, of which
-    the first `groups` of a row are used. Reads until one is not."""
+    """Whether the zero points of all groups are 0, the middle of signed codes. Stops reading at the first that is not.
+
+    columns: number of scales in a row, of which the first `groups` are used."""
     return all(
         not beside.decode(found, taken, columns)[:, :groups].any()
         for taken, found in stored_rows(beside.place, rows, source)
@@ -100,15 +103,15 @@ def are_middle(beside: BesideScales, rows: int, columns: int, groups: int, sourc
 
 @dataclass(frozen=True, slots=True)
 class KeptRowSlice:
-    """Whole rows of codes. made: the slice of their values, which reads the same. Memory: as it says, and the scales
-    twice more, on their way to their places and as magnitudes."""
+    """Whole rows of codes. made: the slice of their values, which reads the same bytes. Memory: as for that slice, and
+    two more copies of the scales, selected for each row and as magnitudes."""
 
     made: RowSlice
     spec: QuantSpec
 
     @classmethod
     def of(cls, made: RowSlice, spec: QuantSpec) -> KeptRowSlice:
-        return cls(replace(made, groups=None), spec)  # which are in order, or there were no spec
+        return cls(replace(made, groups=None), spec)  # groups are in order, or there would be no spec
 
     @property
     def ranges(self) -> list[SourceRange]:
@@ -141,14 +144,15 @@ class KeptRowSlice:
 
 
 def put_packed(codes: np.ndarray, bits: int, columns: int, out: np.ndarray, spec: QuantSpec) -> None:
-    """Offset binary codes, dense from the low bits up, as V2 stores them. codes: uint8 [rows, at least the bytes of
-    `columns` codes]. out: uint8 [rows, row bytes of the spec]."""
+    """Writes offset binary codes, dense from the low bits up, to `out` in V2's form.
+
+    codes: uint8 [rows, bytes of `columns` codes or more]. out: uint8 [rows, row bytes of the spec]."""
     if bits == 8:
         np.bitwise_xor(codes[:, :columns], _SIGN, out=out)
     elif bits == spec.bits:
         out[:] = codes[:, : out.shape[1]]
         if columns * bits % 8:
-            out[:, -1] &= (1 << columns * bits % 8) - 1  # what else is in the words is not for V2
+            out[:, -1] &= (1 << columns * bits % 8) - 1  # clears the rest of the source's words
     else:
         from arrowquant_dist.kernels.pack import repack_rows
 
@@ -156,8 +160,8 @@ def put_packed(codes: np.ndarray, bits: int, columns: int, out: np.ndarray, spec
 
 
 def check_kept_scales(scales: np.ndarray, spec: QuantSpec, layer: Stored) -> None:
-    """Raises UnquantizableWeights for scales that are NaN or inf, or with which a value may leave the layer's dtype."""
-    largest = float(np.abs(scales).max(initial=0.0))  # NaN where one is
+    """Raises UnquantizableWeights for scales that are NaN, inf or so large that values may leave the layer's dtype."""
+    largest = float(np.abs(scales).max(initial=0.0))  # NaN if any scale is NaN
     if not largest <= _LARGEST[layer.dtype] / ((1 << spec.bits) - 1):
         message = (
             f"has a scale of {largest:g}, with which codes are no finite {layer.dtype}; mend the source, or say in an "

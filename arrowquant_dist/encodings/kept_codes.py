@@ -1,4 +1,4 @@
-"""A layer that is read for its codes, whatever encoding it has, where everything else is read for its values."""
+"""A layer, of any encoding, that is read as codes, while all other layers are read as values."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from arrowquant_dist.encodings.encoding import Encoding, Slice, Stored
 
 @dataclass(frozen=True, slots=True)
 class KeptCodes(Encoding):
-    """`slice` gives whole rows of codes, as tensor/kept.py lays them out. own: how the source stores the layer, which
-    is what plans have. spec: what its `kept_spec` gave."""
+    """`slice` gives whole rows of codes, in the layout of tensor/kept.py.
+
+    own: how the source stores the layer; plans record this one. spec: what `own.kept_spec` returned."""
 
     own: Encoding
     spec: QuantSpec

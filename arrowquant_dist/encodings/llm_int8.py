@@ -1,4 +1,4 @@
-"""int8 codes with the largest magnitude of each row beside them, as bitsandbytes stores them: x = code · SCB / 127."""
+"""int8 codes with the largest magnitude of each row, as bitsandbytes stores them: x = code · SCB / 127."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from arrowquant_dist.kernels.code_kinds import INT8_OF_127
 
 @dataclass(frozen=True, slots=True)
 class LlmInt8(Encoding):
-    """maxima: floats [rows], what 127 stands for in each."""
+    """maxima: floats [rows], the value that code 127 stands for in each row (SCB)."""
 
     maxima: Place
     kind: ClassVar[str] = "llm_int8"

@@ -1,4 +1,4 @@
-"""4-bit floats (e2m1), two a byte, with a power of two for each 32 of a row: MXFP4."""
+"""MXFP4: 4-bit floats (e2m1), two per byte, with a power of two as the scale of each 32 values of a row."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from arrowquant_dist.encodings.rows import Codes, Grid, RowSlice, matrix_of
 from arrowquant_dist.kernels.code_kinds import E2M1
 
 GROUP = 32  # values of a row that share a scale
-GROUP_CODES_NBYTES = 16  # of their codes
+GROUP_CODES_NBYTES = 16  # bytes of a group's codes
 E2M1_CODES = Codes(E2M1, 4)
 
 
 @dataclass(frozen=True, slots=True)
 class Microscaled(Encoding):
-    """The low four bits of a byte come first. scales: […, rows, groups], of float8_e8m0fnu."""
+    """The low four bits of a byte are the first value. scales: […, rows, groups], of float8_e8m0fnu."""
 
     scales: Place
     kind: ClassVar[str] = "microscaled"
@@ -38,5 +38,5 @@ class Microscaled(Encoding):
 
 
 def e2m1_grid(matrix: tuple[int, int], scales: Place) -> Grid:
-    """matrix: rows and columns of codes."""
+    """matrix: (rows, columns) of codes."""
     return Grid.of(matrix, -(-matrix[1] // 2), (1, GROUP), scales)

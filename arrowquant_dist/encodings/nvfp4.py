@@ -1,4 +1,4 @@
-"""4-bit floats (e2m1), two a byte, with a float8 scale for each 16 of a row and one float32 beside these: NVFP4."""
+"""NVFP4: 4-bit floats (e2m1), two per byte, with a float8 scale for each 16 values and a float32 scale above these."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from arrowquant_dist.encodings.rows import Grid, RowSlice, matrix_of
 
 @dataclass(frozen=True, slots=True)
 class Nvfp4Codes(Encoding):
-    """x = code · (scale · factor), or code · (scale / divisor), whichever way the codes lie.
+    """x = code · (scale · factor), or code · (scale / divisor), for any order of the codes.
 
-    group: values that share a scale. factor, divisor: as in `GlobalScale`.
+    group: number of values that share a scale. factor, divisor: as in `GlobalScale`.
     """
 
     group: int
@@ -37,7 +37,7 @@ class Nvfp4Codes(Encoding):
 
 @dataclass(frozen=True, slots=True)
 class Nvfp4(Nvfp4Codes):
-    """The low four bits of a byte come first; values of a row share a scale. scales: […, rows, groups]."""
+    """The low four bits of a byte are the first value; groups run along a row. scales: […, rows, groups]."""
 
     kind: ClassVar[str] = "nvfp4"
 
@@ -49,5 +49,5 @@ class Nvfp4(Nvfp4Codes):
 
 
 def layer_rows(layer: Stored) -> int:
-    """Rows of all its matrices."""
+    """Number of rows of all the layer's matrices."""
     return math.prod(layer.shape[:-1])

@@ -19,11 +19,11 @@ _WORD_NBYTES = WORD_BITS // 8
 
 @dataclass(frozen=True, slots=True)
 class PackedInts(Encoding):
-    """Offset binary, low bits first, a row in whole int32 words.
+    """Codes in offset binary, low bits first, each row in whole int32 words.
 
-    bits: of a code, of PACKED_BITS. block: rows and columns that share a scale. scales: as in `Grid.of`. zero_points:
-    int8 in the scales' shape or int32 words, packed down the rows, None where they are 0. groups: int32 [columns], the
-    scale of each column, None where groups are runs of columns.
+    bits: bits of a code, one of PACKED_BITS. block: rows and columns that share a scale. scales: as in `Grid.of`.
+    zero_points: int8 in the scales' shape, or int32 words packed along the rows' dimension; None if all are 0.
+    groups: int32 [columns], the scale of each column; None if groups are runs of columns.
     """
 
     bits: int
@@ -59,5 +59,5 @@ class PackedInts(Encoding):
 
 
 def words_of(columns: int, bits: int) -> int:
-    """int32 words of a row of codes."""
+    """Number of int32 words in a row of codes."""
     return -(-columns * bits // WORD_BITS)

@@ -1,4 +1,4 @@
-"""Where a stored tensor is that other values follow from."""
+"""The place of a stored tensor that is needed to decode a layer, such as its scales."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from arrowquant_dist.dtypes import DTYPES
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A stored tensor: `shape` of `dtype`, little-endian in C order, from `offset` of the object at `uri`."""
+    """A stored tensor of `shape` and `dtype`, little-endian in C order, from `offset` on in the object at `uri`."""
 
     uri: str
     offset: int
@@ -27,5 +27,5 @@ class Place:
 
 
 def present(*places: Place | None) -> tuple[Place, ...]:
-    """Those that there are."""
+    """The places that are not None."""
     return tuple(place for place in places if place is not None)

@@ -1,4 +1,4 @@
-"""Values as they are: little-endian, in C order, the bytes of the layer."""
+"""Unquantized values: the layer's bytes are the values, little-endian, in C order."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from arrowquant_dist.storage.uris import redact
 
 @dataclass(frozen=True, slots=True)
 class Raw(Encoding):
-    """`nbytes` bytes of values from `offset` of the object at `uri`."""
+    """`nbytes` bytes of values, from `offset` on, of the object at `uri`."""
 
     kind: ClassVar[str] = "raw"
     may_be_a_copy: ClassVar[bool] = True
@@ -33,7 +33,7 @@ class Raw(Encoding):
         return "plain values"
 
     def kept_spec(self, _layer: Stored, _source: Source) -> None:
-        """It has no codes."""
+        """None: there are no codes."""
 
     def slice(self, layer: Stored, start: int, stop: int) -> RawSlice:
         found = self.byte_range(layer, start, stop)

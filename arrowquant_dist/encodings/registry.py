@@ -1,4 +1,4 @@
-"""Every way of storing weights that is known. A way is imported when a source, or a plan, has it."""
+"""All encodings that are known. Each is imported when a source or a plan uses it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from importlib import import_module
 
 from arrowquant_dist.encodings.encoding import Encoding
 
-# {kind: (module beside this one, type)}; columns of plans are in this order.
+# {kind: (module in this package, type)}; columns of plans are in this order.
 _TYPES = {
     "raw": ("raw", "Raw"),
     "strided": ("strided", "Strided"),

@@ -1,6 +1,6 @@
 """NVFP4 whose bytes hold values of two neighbouring rows: fused experts [experts, in, out] as ModelOpt writes them.
 
-Groups run down the columns, along the input: the matrices are stored as the model has them, which is transposed.
+Groups run down the columns, along the inputs: the matrices are stored in the model's layout, which is transposed.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _SCALE_NBYTES = 8  # as float32, and with its factor
 
 @dataclass(frozen=True, slots=True)
 class Nvfp4RowPairs(Nvfp4Codes):
-    """Byte row r of the codes holds rows 2 r, in its low four bits, and 2 r + 1. An even number of rows a matrix.
+    """Row r of bytes holds rows 2 r (in the low four bits) and 2 r + 1. Each matrix has an even number of rows.
 
-    group: rows that share a scale, which divide a matrix's. scales: […, rows / group, columns].
+    group: number of rows that share a scale, a divisor of a matrix's rows. scales: […, rows / group, columns].
     """
 
     kind: ClassVar[str] = "nvfp4_row_pairs"
@@ -39,7 +39,7 @@ class Nvfp4RowPairs(Nvfp4Codes):
 
 @dataclass(frozen=True, slots=True)
 class RowPairsSlice:
-    """Values [start, stop) of such a layer. Memory: as of a `RowSlice`."""
+    """Values [start, stop) of such a layer. Memory: as for a `RowSlice`."""
 
     layer: Stored
     start: int
@@ -58,7 +58,7 @@ class RowPairsSlice:
 
     @property
     def decoded_nbytes(self) -> int:
-        """Of all values of `rows`."""
+        """Size in bytes of all values of `rows`."""
         return len(self.rows) * self.layer.shape[-1] * DTYPES[self.layer.dtype].itemsize
 
     @property
@@ -69,7 +69,7 @@ class RowPairsSlice:
 
     @property
     def ranges(self) -> list[SourceRange]:
-        """Codes and scales, and the factor or divisor where there is one. Empty where `rows` is."""
+        """Codes and scales, and the factor or divisor if there is one. Empty if `rows` is empty."""
         if not self.rows:
             return []
         columns = self.layer.shape[-1]

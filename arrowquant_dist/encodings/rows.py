@@ -1,8 +1,8 @@
-"""Values of codes that lie in the order of the values, row after row, with scales for blocks of rows and columns.
+"""Values whose codes are stored in the order of the values, row after row, with scales for blocks of rows and columns.
 
 x = (code - zero point) · scale (affine codes: code · scale + bias), in float32, rounded once to the layer's dtype. The
-codes lie in matrices of `rows` × `columns`, one for each index of the layer's leading dimensions, from the layer's
-`offset`.
+codes are matrices of `rows` × `columns`, one for each index of the layer's leading dimensions, from the layer's
+`offset` on.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from arrowquant_dist.kernels.code_kinds import E2M1, E4M3, E5M2
 from arrowquant_dist.storage.uris import redact
 from arrowquant_dist.tensor.source import as_float32
 
-OUT_BITS = {"float32": "<i4", "bfloat16": "<u2", "float16": "<i2"}  # as the kernels take them
+OUT_BITS = {"float32": "<i4", "bfloat16": "<u2", "float16": "<i2"}  # integers that stand for bits in kernels
 
 _SCALE_NBYTES = 4  # as float32
-_ZERO_POINT_NBYTES = 16  # words, shifted, as integers, as float32
+_ZERO_POINT_NBYTES = 16  # each as a word, shifted, as an integer and as float32
 _FLOAT_CODES = (E4M3, E5M2, E2M1)
-_NO_SIGNS = np.uint8(0x77)  # of codes of 8 bits, or of two of 4
-_ROW_NBYTES = 24  # its number and its row of scales, int64, and what that is computed of
+_NO_SIGNS = np.uint8(0x77)  # masks the signs of two 4-bit codes (of an 8-bit code, the sign and one more bit)
+_ROW_NBYTES = 24  # its number and its row of scales, int64, and an intermediate array
 
-Block = tuple[int, int]  # rows and columns of a matrix that share a scale
+Block = tuple[int, int]  # (rows, columns) of a matrix that share a scale
 
 
 @dataclass(frozen=True, slots=True)
 class Codes:
-    """What the codes are. kind: of kernels/code_kinds.py. bits: of one of them."""
+    """What the codes are. kind: one of kernels/code_kinds.py. bits: number of bits of a code."""
 
     kind: int
     bits: int
@@ -45,7 +45,7 @@ class Codes:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """The matrices of codes, and of scales, of one layer: sizes that follow from its shape and its blocks."""
+    """The matrices of codes and of scales of one layer: sizes that follow from its shape and its blocks."""
 
     rows: int
     columns: int
@@ -57,8 +57,8 @@ class Grid:
 
     @classmethod
     def of(cls, matrix: tuple[int, int], row_nbytes: int, block: Block, scales: Place) -> Grid:
-        """matrix: rows and columns of codes. row_nbytes: bytes of a row of them. scales: one for each block in C
-        order, matrix after matrix, or a single one for all."""
+        """matrix: (rows, columns) of codes. row_nbytes: bytes of a row of codes. block: rows and columns that share a
+        scale. scales: one for each block in C order, matrix after matrix, or a single one for all."""
         (rows, columns), (block_rows, block_columns) = matrix, block
         return cls(
             rows,
@@ -75,7 +75,7 @@ class Grid:
 class RowSlice:
     """Values [start, stop) of a layer: what to read, then how to decode it.
 
-    groups: int32 [columns], the scale of each column where groups are not runs of columns.
+    groups: int32 [columns], the scale of each column; None if groups are runs of columns.
     Memory: the codes of the rows that the values lie in, their scales, and the rows' values.
     """
 
@@ -98,13 +98,13 @@ class RowSlice:
 
     @property
     def decoded_nbytes(self) -> int:
-        """Of all values of `rows`."""
+        """Size in bytes of all values of `rows`."""
         return len(self.rows) * self.grid.columns * DTYPES[self.layer.dtype].itemsize
 
     @property
     def beside_nbytes(self) -> int:
-        """The scales as float32, once more with what they share, the zero points on their way to that, and which of
-        them each row has."""
+        """The scales as float32, a second time if multiplied with a global scale, the zero points while they are
+        converted to float32, and the row of scales of each row."""
         if not self.rows:
             return 0
         scales = len(self._scale_rows) * self.grid.scale_columns
@@ -115,7 +115,7 @@ class RowSlice:
 
     @property
     def ranges(self) -> list[SourceRange]:
-        """Codes, scales, and zero points and groups where there are any. Empty where `rows` is."""
+        """Codes and scales, then zero points, groups and global scale if there are any. Empty if `rows` is empty."""
         rows, grid, layer = self.rows, self.grid, self.layer
         if not rows:
             return []
@@ -164,8 +164,10 @@ class RowSlice:
         return out[(self.start - first) * itemsize : (self.stop - first) * itemsize]
 
     def stored(self, found: Iterator[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What `found`, the bytes of `ranges`, begins with. Codes: uint8 [rows, row bytes]. Scales: float32 [scale
-        rows, scales of a row]. Zero points: float32, the same, or [scale rows, 0] where there are none."""
+        """(codes, scales, zero points), taken from `found`, which yields the bytes of `ranges`.
+
+        codes: uint8 [rows, row bytes]. scales: float32 [scale rows, scales per row]. zero points: float32, in the shape
+        of the scales, or [scale rows, 0] if there are none."""
         scale_rows, columns = self._scale_rows, self.grid.scale_columns
         codes = next(found).reshape(len(self.rows), self.grid.row_nbytes)
         scales = as_float32(next(found), self.scales.dtype).reshape(-1, columns)
@@ -175,7 +177,7 @@ class RowSlice:
 
     @property
     def rows_of_scales(self) -> np.ndarray:
-        """int64 [rows]: which of the scale rows that are read holds for each."""
+        """int64 [rows]: index of each row's scales among the scale rows that are read."""
         found: np.ndarray = (
             self._scale_row(np.arange(self.rows.start, self.rows.stop)) - self._scale_rows.start
         )
@@ -195,7 +197,7 @@ class RowSlice:
         return range(first, last + 1)
 
     def _checked(self, groups: np.ndarray) -> np.ndarray:
-        """groups, which a kernel takes as indices; none where -1 says that the columns are in order after all."""
+        """The groups after a check, since kernels use them as indices; empty if -1 says that columns are in order."""
         if groups.size and groups.min() == -1:
             return groups[:0]
         if groups.size and not 0 <= groups.min() <= groups.max() < self.grid.scale_columns:
@@ -206,11 +208,11 @@ class RowSlice:
 
 
 def check_factors(scales: np.ndarray, shared: float, codes: np.ndarray, layer: Stored) -> None:
-    """Of floats: no library writes a negative scale, nor one that makes nothing of codes that are not 0. NaN and inf
-    make values that are found later.
+    """Raises InvalidCheckpoint for scales of float codes that no library writes: negative ones, or a single scale of 0
+    for codes that are not all 0. NaN and inf are not checked here: they lead to values that are found later.
 
-    scales: float32. shared: the scale of all of them, 1 where each has one of its own (blocks of nearly nothing may
-    have 0). codes: uint8, those of the values to decode.
+    scales: float32. shared: the scale that all codes share, 1 if there is none (a block's own scale may be 0 if its
+    values are nearly nothing). codes: uint8, those of the values to decode.
     """
     if scales.min() < 0:
         wrong = "some of its scales are negative"
@@ -223,17 +225,17 @@ def check_factors(scales: np.ndarray, shared: float, codes: np.ndarray, layer: S
 
 
 def matrix_of(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Rows and columns of each of the matrices that a layer of `shape`, at least 1-D, is a stack of."""
+    """(rows, columns) of each of the matrices whose stack is a layer of `shape`, which is at least 1-D."""
     return shape[-2] if len(shape) > 1 else 1, shape[-1]
 
 
 def values_of(layer: Stored, rows: range) -> tuple[int, int]:
-    """The values [start, stop) of the layer's rows, counted over all its matrices."""
+    """(start, stop) of the values of the layer's rows, which are counted over all its matrices."""
     return rows.start * layer.shape[-1], rows.stop * layer.shape[-1]
 
 
 def _rows_of(place: Place, rows: range, columns: int) -> SourceRange:
-    """Rows of a stored tensor that is seen as a matrix of so many columns."""
+    """The byte range of rows of a stored tensor seen as a matrix with so many columns."""
     row_nbytes = columns * place.itemsize
     start = place.offset + rows.start * row_nbytes
     return SourceRange(place.uri, start, start + len(rows) * row_nbytes, place.itemsize)

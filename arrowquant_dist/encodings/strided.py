@@ -20,16 +20,17 @@ from arrowquant_dist.encodings.encoding import (
     Stored,
 )
 
-WINDOW_NBYTES = 16 << 20  # the most that is read at once on top of the result
-_SMALL_NBYTES = 64 << 10  # a span this small is one request whatever it wastes
-_WASTE = 4  # a span of up to so many times the needed bytes is one request
+WINDOW_NBYTES = 16 << 20  # maximum that is read at once, in memory besides the result
+_SMALL_NBYTES = 64 << 10  # a span this small is read in one request, however much of it is not needed
+_WASTE = 4  # a span of up to this many times the needed bytes is read in one request
 
 ReadInto = Callable[[int, np.ndarray], None]  # (offset in the object, uint8 out)
 
 
 @dataclass(frozen=True, slots=True)
 class Strided(Encoding):
-    """A view of a storage. strides: in values, one for each dimension; the layer's bytes begin at its first value."""
+    """A view of a storage. strides: stride of each dimension, in values. The layer's `offset` is that of its first
+    value."""
 
     strides: tuple[int, ...]
     kind: ClassVar[str] = "strided"
@@ -43,7 +44,7 @@ class Strided(Encoding):
         return f"a view with strides {list(self.strides)}"
 
     def kept_spec(self, _layer: Stored, _source: Source) -> None:
-        """It has no codes."""
+        """None: there are no codes."""
 
     def slice(self, layer: Stored, start: int, stop: int) -> StridedSlice:
         return StridedSlice(layer, self.strides, range(start, stop))
@@ -84,7 +85,7 @@ def is_contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
 
 
 def view_extent(shape: Sequence[int], strides: Sequence[int]) -> int:
-    """Values from the first to behind the last one of a view; 0 where it is empty."""
+    """Number of values of the storage from the first to the last one of a view, inclusive; 0 if the view is empty."""
     if 0 in shape:
         return 0
     return 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
@@ -99,16 +100,17 @@ def gather(
     values: range,
     out: np.ndarray,
 ) -> None:
-    """Values `values.start:values.stop` in C order of the view, into `out`: uint8 [n · itemsize], C-contiguous.
+    """Reads values `values.start:values.stop`, in C order of the view, into `out`: uint8 [n · itemsize], C-contiguous.
 
-    offset: bytes, of the view's first value. Memory: WINDOW_NBYTES.
+    offset: offset in bytes of the view's first value. Memory: WINDOW_NBYTES.
     """
     if len(values) == 0:
         return
     if not shape:
         shape, strides = (1,), (1,)
     inner = math.prod(shape[1:])
-    # A row that is wanted in part has rows of its own: read whole, it might be larger than all that is wanted.
+    # A row that is only wanted in part is gathered as a view of its own: read whole, it might be larger than all that
+    # is wanted.
     first_whole = min(-(-values.start // inner) * inner, values.stop)
     last_whole = max(values.stop // inner * inner, values.start)
     for start, stop in pairwise(sorted({values.start, first_whole, last_whole, values.stop})):
@@ -123,9 +125,9 @@ def gather(
 
 
 def _fill(read_into: ReadInto, offset: int, out: np.ndarray, strides: tuple[int, ...]) -> None:
-    """Reads the view of shape out.shape[:-1] into `out` (uint8, last axis a value's bytes).
+    """Reads the view of shape out.shape[:-1] into `out` (uint8, the last axis is a value's bytes).
 
-    Where its span is too long or too wasteful to read at once, the dimension that spreads it most is halved.
+    If its span is too long or too wasteful to read at once, the dimension with the largest extent is halved.
     """
     shape, itemsize = out.shape[:-1], out.shape[-1]
     nbytes = view_extent(shape, strides) * itemsize

@@ -1,4 +1,4 @@
-"""A layer that is read with what was trained in its place, to be stored and measured (tensor/trained.py)."""
+"""A layer that is read along with the trained form that replaces it, to be stored and measured (tensor/trained.py)."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from arrowquant_dist.tensor.trained import stored_nbytes
 
 @dataclass(frozen=True, slots=True)
 class TrainedRows(Encoding):
-    """own: how the source stores the layer, which is what plans have. spec: the layer's. trained: in the order in which
-    a row block has them in memory: scales, zero points where there are any, codes; of a kept layer its values."""
+    """own: how the source stores the layer; plans record this one. spec: that of the layer. trained: where the trained
+    tensors are, in the order in which a row block has them in memory: scales, zero points if there are any, codes; for
+    a layer that is not quantized, its values."""
 
     own: Encoding
     spec: QuantSpec
@@ -44,7 +45,7 @@ class TrainedRows(Encoding):
 
 
 def _range(place: Place, rows: range) -> SourceRange:
-    """place: [rows, …], or [1, 1] of a scale that all rows share."""
+    """The byte range of some rows. place: [rows, …], or [1, 1] for a scale that all rows share."""
     width = place.nbytes // place.shape[0]
     first = place.offset if place.shape[0] == 1 else place.offset + rows.start * width
     count = 1 if place.shape[0] == 1 else len(rows)
@@ -53,7 +54,7 @@ def _range(place: Place, rows: range) -> SourceRange:
 
 @dataclass(frozen=True, slots=True)
 class TrainedSlice:
-    """own: the source's values of the rows, which have values_nbytes. stored: what is stored of them, stored_nbytes."""
+    """own: the source's values of the rows, values_nbytes long. stored: their trained form, stored_nbytes long."""
 
     own: Slice
     stored: tuple[SourceRange, ...]
@@ -77,7 +78,7 @@ class TrainedSlice:
         return aligned(self.stored_nbytes) + self.values_nbytes
 
     def values(self, found: Sequence[np.ndarray], source: Source, allocate: Allocate) -> np.ndarray:
-        """As tensor/trained.py takes them."""
+        """The trained form and the source's values, in the layout that tensor/trained.py takes."""
         first = len(self.own.ranges)
         values = self.own.values(found[:first], source, allocate)
         out, at = allocate(self._nbytes), 0

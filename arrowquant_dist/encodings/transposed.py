@@ -1,4 +1,4 @@
-"""Layers whose rows are the columns of the stored codes: MXFP4 as gpt-oss has its experts."""
+"""Layers whose rows are the columns of the stored codes: MXFP4 as in gpt-oss' experts."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from arrowquant_dist.encodings.strided import WINDOW_NBYTES, gather
 from arrowquant_dist.tensor.source import as_float32
 
 _SCALE_NBYTES = 4  # as float32
-# Values between a tile's rows, which would share the cache's sets where they have 2^n bytes: with it codes of any width
-# are decoded at 1.1 Gparam/s.
+# Padding values between a tile's rows, which would map to the same cache sets if they had 2^n bytes: with padding,
+# codes of any width are decoded at 1.1 Gparam/s.
 _PADDING = 32
 
 
 @dataclass(frozen=True, slots=True)
 class TransposedMicroscaled(Encoding):
-    """As Microscaled, but that the layer has each stored matrix's columns as its rows. scales: of the stored rows."""
+    """Like Microscaled, but the layer's rows are the columns of each stored matrix. scales: those of stored rows."""
 
     scales: Place
     kind: ClassVar[str] = "transposed_microscaled"
@@ -53,7 +53,7 @@ class TransposedMicroscaled(Encoding):
 
 @dataclass(frozen=True, slots=True)
 class TransposedSlice:
-    """Values [start, stop) of a transposed layer. grid: of the stored matrices.
+    """Values [start, stop) of a transposed layer. grid: that of the stored matrices.
 
     Memory: the rows' codes, scales and values, and 16 MiB.
     """
@@ -74,12 +74,12 @@ class TransposedSlice:
 
     @property
     def decoded_nbytes(self) -> int:
-        """Of all values of `rows`."""
+        """Size in bytes of all values of `rows`."""
         return len(self.rows) * self.grid.rows * DTYPES[self.layer.dtype].itemsize
 
     @property
     def beside_nbytes(self) -> int:
-        """The codes and scales of whole groups of columns, of one matrix at a time, and what gathers them."""
+        """The codes and scales of whole groups of columns, of one matrix at a time, and the window to gather them."""
         groups = min(len(self.rows) // GROUP + 2, self.grid.scale_columns)
         of_group = GROUP_CODES_NBYTES + self.scales.itemsize + _SCALE_NBYTES
         return self.grid.rows * groups * of_group + WINDOW_NBYTES
@@ -98,7 +98,7 @@ class TransposedSlice:
         return out[(self.start - first) * itemsize : (self.stop - first) * itemsize]
 
     def _decode(self, matrix: int, columns: range, source: Source, out: np.ndarray) -> None:
-        """Columns of one matrix of codes → bits [columns, rows]."""
+        """Decodes columns of one matrix of codes to bits [columns, rows] in `out`."""
         from arrowquant_dist.kernels.sources import TILE_ROWS, decode_columns
 
         grid, scales = self.grid, self.scales
@@ -132,7 +132,8 @@ def _column_bytes(
 ) -> np.ndarray:
     """uint8 [rows, columns]: some bytes of each row of a stored matrix.
 
-    place: URI and offset of the first matrix. matrix: (which, rows, bytes of a row).
+    place: (URI, offset) of the first matrix. matrix: (index of the matrix, rows, bytes of a row). columns: which bytes
+    of a row.
     """
     (uri, offset), (index, rows, row_nbytes) = place, matrix
     start = offset + index * rows * row_nbytes + columns.start

@@ -1,5 +1,5 @@
-"""Integers whose stored words have the layer's rows as their columns, as GPTQ and AWQ store them: x = (code - zero) ·
-scale in float32, rounded once to the layer's dtype; or the codes themselves."""
+"""Integers stored with the layer's rows as columns, as GPTQ and AWQ do: decoded as x = (code - zero) · scale in
+float32, rounded once to the layer's dtype; or their codes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from arrowquant_dist.tensor.kept import KeptRows, kept_nbytes
 
 
 class TurnedInts(TurnedLayout):
-    """What the formats share."""
+    """What GPTQ's and AWQ's formats share."""
 
     __slots__ = ()
 
@@ -47,7 +47,7 @@ class TurnedInts(TurnedLayout):
         return KeptTurned(self.slice(layer, *values_of(layer, rows)), spec)
 
     def _are_middle(self, outputs: int, source: Source) -> bool:
-        """Whether all zeros are the middle of the codes' range. Reads until one is not."""
+        """Whether all zero points are the middle of the codes' range. Stops reading at the first that is not."""
         words = self.zeros.shape[1]
         return all(
             (self.zero_points(found.view("<u4").reshape(-1, words), outputs) == self.middle).all()
@@ -57,7 +57,7 @@ class TurnedInts(TurnedLayout):
 
 @dataclass(frozen=True, slots=True)
 class KeptTurned:
-    """Whole rows of codes. made: the slice of their values, which reads the same; memory as it says."""
+    """Whole rows of codes. made: the slice of their values, which reads the same bytes. Memory: as for that slice."""
 
     made: TurnedSlice
     spec: QuantSpec

@@ -1,6 +1,6 @@
-"""Values of integers whose stored words have the layer's rows as their columns.
+"""Values of integers that are stored with the layer's rows as columns.
 
-They are read for whole runs of 32 outputs, which begin with a word whatever the bits, and decoded in tiles of some
+They are read for whole runs of 32 outputs, which begin at a word for any number of bits, and decoded in tiles of some
 outputs.
 """
 
@@ -23,15 +23,18 @@ from arrowquant_dist.errors import InvalidCheckpoint, counted
 from arrowquant_dist.tensor.source import as_float32
 
 _TILE = 2 * RUN  # outputs that are decoded at a time
-_OF_INPUT_NBYTES = 2  # of each code of a tile, on its way: in words, and by itself
-_OF_GROUP_NBYTES = 96  # of each scale and zero of a tile, on their way to float32: bits, integers, turned
-_OF_INDEX_NBYTES = 20  # of each input: its group, and what that is compared with
+_OF_INPUT_NBYTES = 2  # for each code of a tile: packed in words, and unpacked
+_OF_GROUP_NBYTES = 96  # for each scale and zero of a tile while converted to float32: bits, integers, turned
+_OF_INDEX_NBYTES = 20  # for each input: its group, and what that is compared with
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tile:
-    """Some rows of a layer as they are stored. runs: of outputs, which hold `rows`. words, zero_words: uint32, a column
-    or several for each output of `runs`; scale_bytes: uint8 [groups, bytes of their scales]."""
+    """Some rows of a layer in their stored form.
+
+    rows: which rows of the layer. runs: the whole runs of outputs that contain `rows`. words, zero_words: uint32, the
+    columns of the stored codes and zeros that hold `runs`. scale_bytes: uint8 [groups, bytes of the scales of
+    `runs`]."""
 
     rows: range
     runs: range
@@ -45,7 +48,7 @@ class Tile:
         return slice(self.rows.start - self.runs.start, self.rows.stop - self.runs.start)
 
     def turned(self, inputs: int) -> np.ndarray:
-        """Codes, as the encoding has them: uint8 [rows, bytes of a row]."""
+        """Codes in the encoding's form, with a row per output: uint8 [rows, bytes of a row]."""
         return self.encoding.turned(self.words, inputs)[self._own]
 
     @property
@@ -65,8 +68,9 @@ class Tile:
 class TurnedSlice:
     """Values [start, stop) of such a layer.
 
-    Memory: the rows' values, codes, zeros and scales as they are stored, and what gathers and turns them. All of it is
-    `ranges` where the values are of all rows: bytes end to end, which come with those of other slices.
+    Memory: the rows' values, their stored codes, zeros and scales, and what is needed to gather and transpose them. If
+    the values are of all rows, the stored bytes are contiguous: `ranges` names them, and they are read together with
+    those of other slices.
     """
 
     layer: Stored
@@ -82,13 +86,13 @@ class TurnedSlice:
 
     @property
     def outputs(self) -> range:
-        """`rows`, and what else is in their runs."""
+        """`rows` and the other outputs of their runs."""
         rows = self.rows
         return range(rows.start // RUN * RUN, min(-(-rows.stop // RUN) * RUN, self.layer.shape[0]))
 
     @property
     def fields(self) -> tuple[PackedField, PackedField, PackedField]:
-        """Codes, zeros and scales."""
+        """(codes, zeros, scales)"""
         encoding = self.encoding
         zeros, scales = PackedField(encoding.zeros, encoding.zero_bits), encoding.scales
         return encoding.words(self.layer), zeros, PackedField(scales, 8 * scales.itemsize)
@@ -102,7 +106,7 @@ class TurnedSlice:
 
     @property
     def decoded_nbytes(self) -> int:
-        """Of all values of `rows`."""
+        """Size in bytes of all values of `rows`."""
         return len(self.rows) * self.layer.shape[1] * DTYPES[self.layer.dtype].itemsize
 
     @property
@@ -133,7 +137,7 @@ class TurnedSlice:
         return out[(self.start - before) * itemsize : (self.stop - before) * itemsize]
 
     def read(self, found: Sequence[np.ndarray], source: Source) -> list[np.ndarray]:
-        """uint8 [rows, bytes] of each field: what holds `outputs`."""
+        """The bytes of each field that hold `outputs`: uint8 [stored rows, bytes]."""
         if self._is_whole:
             return [
                 taken.reshape(-1, field.row_nbytes)
@@ -142,7 +146,7 @@ class TurnedSlice:
         return [column_bytes(field.place, field.columns(self.outputs), source) for field in self.fields]
 
     def tiles(self, read: Sequence[np.ndarray]) -> Iterator[Tile]:
-        """read: as `read` gives it."""
+        """Yields the tiles of `rows`. read: what `read` returned."""
         rows, firsts = self.rows, [field.columns(self.outputs).start for field in self.fields]
         for first in range(rows.start // RUN * RUN, rows.stop, _TILE):
             own = range(max(first, rows.start), min(first + _TILE, rows.stop))
@@ -157,7 +161,7 @@ class TurnedSlice:
             yield Tile(own, runs, codes.view("<u4"), zeros.view("<u4"), scales, self.encoding)
 
     def _decode(self, tile: Tile, groups: np.ndarray, out: np.ndarray) -> None:
-        """→ bits [rows of the tile, inputs]."""
+        """Decodes a tile into `out`: bits [rows of the tile, inputs]."""
         from arrowquant_dist.kernels.sources import decode_rows
 
         encoding, inputs = self.encoding, out.shape[1]
@@ -175,7 +179,7 @@ class TurnedSlice:
         )
 
     def _groups(self, found: Sequence[np.ndarray], source: Source) -> np.ndarray:
-        """int32 [inputs], the group of each, checked; [0] where groups are runs of inputs."""
+        """int32 [inputs]: the group of each input, checked; empty if groups are runs of inputs."""
         place, group = self.encoding.groups, self.encoding.group
         if place is None:
             return np.empty(0, np.int32)

@@ -1,4 +1,4 @@
-"""What is stored beside scales, a number for each: zero points in the ways that there are, and biases."""
+"""Numbers that are stored beside scales, one for each scale: zero points in several formats, and biases."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from arrowquant_dist.encodings.place import Place
 from arrowquant_dist.tensor.source import as_float32
 
 WORD_BITS = 32
-_NIBBLES = 8  # of a word
+_NIBBLES = 8  # in a word
 
 
 class BesideScales(Protocol):
-    """A number for each scale. Rows are those of the scales' matrices, counted over all of them."""
+    """A number for each scale. Rows are those of the matrices of scales, counted over all matrices."""
 
     @property
     def place(self) -> Place: ...
 
     def stored_rows(self, rows: range) -> range:
-        """The rows as they are stored that hold the numbers of some rows of scales."""
+        """The stored rows that hold the numbers for these rows of scales."""
 
     def stored_columns(self, columns: int) -> int:
-        """How many values are stored in a row for so many scales."""
+        """Number of values stored in a row for `columns` scales."""
 
     def decode(self, found: np.ndarray, rows: range, columns: int) -> np.ndarray:
         """found: uint8, the bytes of `stored_rows(rows)`. Returns float32 [rows, columns]."""
@@ -32,10 +32,10 @@ class BesideScales(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ZeroPoints:
-    """Of compressed-tensors' integers, one for each scale: int8 in the scales' shape; or of `bits` bits, offset binary,
-    packed down the rows of each matrix into words: int32 […, words, groups].
+    """Zero points of compressed-tensors' integers: int8 in the scales' shape; or `bits` bits each in offset binary,
+    packed down the columns of each matrix into words: int32 […, words, groups].
 
-    scale_rows: of one matrix. Rows of scales and of words are counted over all matrices.
+    scale_rows: number of rows of scales of one matrix. Rows of scales and of words are counted over all matrices.
     """
 
     place: Place
@@ -44,7 +44,7 @@ class ZeroPoints:
 
     @classmethod
     def of(cls, place: Place | None, bits: int, scale_rows: int) -> ZeroPoints | None:
-        """None where they are all 0, and so not stored."""
+        """None if all zero points are 0 and therefore not stored."""
         return None if place is None else cls(place, bits, scale_rows)
 
     @property
@@ -76,7 +76,7 @@ class ZeroPoints:
 
 @dataclass(frozen=True, slots=True)
 class NibbleZeros:
-    """Of unsigned 4-bit codes, packed along the rows from the low bits up: int32 [rows, scales / 8]."""
+    """Zero points of unsigned 4-bit codes, packed along the rows from the low bits up: int32 [rows, scales / 8]."""
 
     place: Place
 
@@ -88,13 +88,13 @@ class NibbleZeros:
 
     def decode(self, found: np.ndarray, _rows: range, columns: int) -> np.ndarray:
         nibbles = np.stack([found & 15, found >> 4], axis=-1).reshape(-1, columns)
-        # Kernels take codes as signed, half of their range below what is stored, and zeros with them.
+        # Kernels take signed codes, which are half the range below the stored ones, so zero points are moved as well.
         return nibbles.astype(np.float32) - np.float32(8)
 
 
 @dataclass(frozen=True, slots=True)
 class Biases:
-    """Floats in the scales' shape."""
+    """Biases: floats in the scales' shape."""
 
     place: Place
 
@@ -109,5 +109,5 @@ class Biases:
 
 
 def word_rows(scale_rows: int, bits: int) -> int:
-    """Rows of words for the zero points of one matrix's `scale_rows`."""
+    """Number of rows of words that hold the zero points of one matrix with `scale_rows` rows of scales."""
     return -(-scale_rows * bits // WORD_BITS)

@@ -80,7 +80,7 @@ def _tiles(start: int, stop: int, rows_each: int) -> Iterator[tuple[int, int]]:
 
 
 class TargetTile:
-    """A TargetPiece: some rows of weights, corrected, that may be rounded more than once. Arrays are [columns, rows]."""
+    """A TargetPiece: rows of weights, corrected, that may be rounded more than once. Arrays are [columns, rows]."""
 
     def __init__(self, bits: np.ndarray, prepared: Prepared, residual: np.ndarray | None) -> None:
         """bits: source bits [rows, columns], finite. residual: D of these rows, float32 [rows, columns]; may be

@@ -1,1 +1,1 @@
-"""V2 on disk: the row, its schema, Parquet's bytes, compression. README.md is the specification."""
+"""V2 on disk: rows, their schema, Parquet encoding and compression. README.md is the specification."""

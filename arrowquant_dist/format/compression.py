@@ -1,4 +1,4 @@
-"""Values as zstd frames, in memory that is kept from one to the next."""
+"""Compresses values to zstd frames, in memory that is reused from one value to the next."""
 
 from __future__ import annotations
 
@@ -18,28 +18,29 @@ from arrowquant_dist.kernels.zstd.frames import (
     write_blocks,
 )
 
-_LARGE_NBYTES = 1 << 15  # a code of their own would cost smaller values more time than it saves
-_ONE_IN = 64  # blocks are compressed by zstd as well, to compare
-_APART = 0.75  # of what a sample of unlike parts takes, by each of them
-_WORTH = 0.99  # zstd's size among ours that is worth its time
-# magic, then: the size follows in four bytes, and the window is one block (RFC 8878, 3.1.1.1)
+_LARGE_NBYTES = 1 << 15  # for smaller values a Huffman code of their own takes more time than it is worth
+_ONE_IN = 64  # one block in so many is compressed by zstd as well, for comparison
+_APART = 0.75  # weight of the prediction from each part alone; the rest is from the whole sample
+_WORTH = 0.99  # zstd is worth its time if it takes less than this fraction of our size
+# the magic number, then: the content size follows in four bytes, and the window is one block (RFC 8878, 3.1.1.1)
 _FRAME_START = b"\x28\xb5\x2f\xfd\x80\x38"
 _FRAME_END = b"\x01\x00\x00"  # an empty last block
 _log = logging.getLogger("arrowquant_dist.format")
 
 
 class ZstdFrames:
-    """Not thread-safe.
+    """Compresses values to zstd frames. Not thread-safe.
 
-    Large values are Huffman-coded by the package's own kernel, at 1.7 times the rate of zstd's level 1 and to the
-    same size within a hundredth, since codes of weights hold no repetitions. Where a sample says that zstd makes them
-    smaller (zeros, copies, bytes of which few occur), and for small values, it is zstd, at level 1.
+    Large values are Huffman-coded by the package's own kernel, 1.7 times as fast as zstd's level 1 and to the same size
+    within a hundredth, since codes of weights contain no repetitions. Small values, and values that zstd makes smaller
+    according to a sample (zeros, copies, bytes with few distinct values), are compressed by zstd at level 1.
 
-    The kernel's frames are used once pyarrow's zstd has decoded a few of them in this process: the checksums of a
-    dataset are made of what was to be compressed, and none of them would notice a frame that says something else.
+    The kernel's frames are only used after pyarrow's zstd has decoded a few of them correctly in this process: the
+    checksums of a dataset are over the uncompressed values, so none of them would notice, when a dataset is written,
+    that a frame decodes to something else.
 
-    Arrow's one-shot codec makes new memory for each result, which for tens of MiB costs as much as to compress into
-    it; its stream writes where it is told to, and takes the pieces of a value without joining them first.
+    Arrow's one-shot codec allocates new memory for each result, which for tens of MiB costs as much as the compression;
+    its stream writes where it is told to, and takes the pieces of a value without joining them first.
     """
 
     def __init__(self) -> None:
@@ -48,18 +49,18 @@ class ZstdFrames:
         self._codec = pa.Codec("zstd")
 
     def load(self) -> None:
-        """Makes the kernel ready, which takes seconds where it was never compiled: no value has to wait for it then."""
+        """Loads the kernel, which takes seconds if it was never compiled, so that no value has to wait for it."""
         _KERNEL.is_right()
 
     def compress(self, prefix: bytes, value: memoryview) -> memoryview:
-        """One frame of `prefix` and `value`, less than 4 GiB; good until the next call."""
+        """One frame with `prefix` and `value`, together less than 4 GiB; valid until the next call."""
         if value.nbytes < _LARGE_NBYTES:
             return memoryview(self._codec.compress(prefix + value))
         coded = self._coded(prefix, value) if _KERNEL.is_right() else None
         return coded or self._streamed(prefix, value)
 
     def predicted_nbytes(self, prefix: bytes, sampled: memoryview, nbytes: int) -> int:
-        """Of the frame that `compress` makes of `prefix` and a value of `nbytes` that is like `sampled`."""
+        """Predicted size of the frame that `compress` makes of `prefix` and a value of `nbytes` like `sampled`."""
         if not sampled.nbytes or not nbytes:
             return int(self._codec.compress(prefix).size)
         if nbytes < _LARGE_NBYTES:
@@ -69,12 +70,12 @@ class ZstdFrames:
         return round(compressed * nbytes / sampled.nbytes)
 
     def predicted_of_parts(self, prefix: bytes, sampled: Sequence[np.ndarray], nbytes: int) -> int:
-        """As predicted_nbytes, of a value that has its parts one after the other. sampled: uint8, of each part.
+        """Like predicted_nbytes, for a value of several parts, one after the other. sampled: a uint8 sample of each.
 
-        Where parts differ, each block of the value has a code of its own, and one of the sample, which holds several
-        parts, has one for all of these. Each by itself would take a little less than the value does: of MiniLM's
-        embedding, by a 64th of each part, from .7 % less to .4 % more at steps that are in use, where the sample as it
-        is takes .3 to 2.5 % more.
+        If parts differ, each block of the value has a Huffman code that suits it, while a block of the joined sample
+        holds several parts and has one code for all of them. The parts' samples compressed separately would take a
+        little less than the value does, so both are combined: for MiniLM's embedding, sampled by a 64th of each part,
+        this predicts .7 % less to .4 % more at steps that are in use, and the joined sample alone .3 to 2.5 % more.
         """
         together = self.predicted_nbytes(prefix, np.concatenate(sampled).data, nbytes)
         if nbytes < _LARGE_NBYTES or not _KERNEL.is_right():
@@ -83,24 +84,24 @@ class ZstdFrames:
         return round(min(together, _APART * apart + (1.0 - _APART) * together))
 
     def _nbytes_of_block(self, part: np.ndarray) -> float:
-        """What it takes where as much of its kind fills a block."""
+        """Compressed size of a sample's share of a block that is filled with values like it."""
         block = np.tile(part, max(1, BLOCK_NBYTES // max(1, part.size)))
         sizes = np.empty(block_count(block.size), np.int64)
         self.frame_of_kernel(b"", block, sizes)
         return float(sizes.sum()) * part.size / max(1, block.size)
 
     def _coded(self, prefix: bytes, value: memoryview) -> memoryview | None:
-        """By the kernel; None where zstd does better."""
+        """The frame made by the kernel; None if zstd does better."""
         values = _as_array(value)
         sizes = np.empty(block_count(values.size), np.int64)
         frame = self.frame_of_kernel(prefix, values, sizes)
         return None if self._zstd_is_smaller(values, sizes) else frame
 
     def frame_of_kernel(self, prefix: bytes, values: np.ndarray, sizes: np.ndarray) -> memoryview:
-        """By the kernel, whatever the size of it. values: uint8 [n]. sizes: int64 [blocks], becomes each block's bytes.
-        Good until the next call."""
+        """The frame made by the kernel, even if zstd's would be smaller; valid until the next call. values: uint8 [n].
+        sizes: int64 [blocks], receives the size in bytes of each block."""
         nbytes = len(prefix) + values.size
-        raw = (len(prefix) << 3).to_bytes(3, "little")  # the header of a block that is stored as it is
+        raw = (len(prefix) << 3).to_bytes(3, "little")  # the header of an uncompressed block
         start = _FRAME_START + nbytes.to_bytes(4, "little") + raw + prefix
         frame = self._room(len(start) + blocks_bound(values.size) + len(_FRAME_END))
         frame[: len(start)] = np.frombuffer(start, np.uint8)
@@ -118,13 +119,13 @@ class ZstdFrames:
 
     def _streamed(self, prefix: bytes, value: memoryview) -> memoryview:
         nbytes = len(prefix) + value.nbytes
-        room = self._room(nbytes + (nbytes >> 8) + (1 << 16))  # what cannot be compressed, and headers
+        room = self._room(nbytes + (nbytes >> 8) + (1 << 16))  # room for incompressible values and headers
         sink = pa.FixedSizeBufferWriter(pa.py_buffer(room))
         with pa.CompressedOutputStream(sink, "zstd") as stream:
             stream.write(prefix)
             stream.write(value)
             stream.flush()
-            flushed = sink.tell()  # closing the stream closes the sink, which then does not tell
+            flushed = sink.tell()  # closing the stream closes the sink, which has no position then
         frame = room.data[: flushed + len(_FRAME_END)]
         if frame[-len(_FRAME_END) :] != _FRAME_END:
             raise RuntimeError("pyarrow ended a zstd frame in an unknown way")
@@ -136,7 +137,7 @@ class ZstdFrames:
 
 
 class _KernelCheck:
-    """Whether frames of the kernel are what zstd's own decoder makes the same values of; looked at once a process."""
+    """Whether zstd's own decoder decodes the kernel's frames to the same values; checked once per process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -168,13 +169,13 @@ def _is_read_back(value: np.ndarray) -> bool:
 
 
 def _samples() -> Iterator[np.ndarray]:
-    """uint8 values of each kind that the kernel tells apart, of three blocks, the last of them short and of an odd
-    length: codes of 1 to 7 bits of entropy, noise that is stored as it is, one byte over and over, and codes
-    after a block of noise."""
+    """Yields uint8 values of each kind that the kernel treats differently: codes of 1 to 7 bits of entropy, noise that
+    it does not compress, a single repeated byte, and codes after a block of noise. Each has three blocks, of which the
+    last is short and of an odd length."""
     noise = np.random.default_rng(1).integers(0, 256, 2 * BLOCK_NBYTES + 12_345, np.uint8)
     normal = noise.astype(np.int16) - 128
     for step in (1, 2):
-        normal = normal + np.roll(normal, step)  # of four
+        normal = normal + np.roll(normal, step)  # in the end sums of four numbers
     codes = [(normal // step).astype(np.uint8) for step in (4, 8, 40, 200)]
     yield from codes
     yield noise
@@ -183,5 +184,5 @@ def _samples() -> Iterator[np.ndarray]:
 
 
 def _as_array(value: memoryview) -> np.ndarray:
-    """uint8 [n], read-only: of one type of array, so that the kernel is compiled once."""
+    """uint8 [n], always read-only, so that the kernel is compiled for one type of array only."""
     return np.frombuffer(value.toreadonly(), np.uint8)

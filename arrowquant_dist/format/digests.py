@@ -1,4 +1,4 @@
-"""What verifies a row: digests of each 1 MiB of its data, and a checksum of them with its small values."""
+"""Verification of a row: digests of each 1 MiB of its data, and a checksum over the digests and its small values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ DIGEST_NBYTES = 16
 
 
 def chunk_digest(data: memoryview) -> bytes:
-    """16 bytes, big-endian, of a chunk."""
+    """xxh3_128 digest of a chunk: 16 bytes, big-endian."""
     return xxhash.xxh3_128_digest(data)
 
 
@@ -31,8 +31,8 @@ def row_checksum(digests: bytes | memoryview, scales: np.ndarray, zero_points: n
 def are_intact(
     data: np.ndarray, scales: np.ndarray, zero_points: np.ndarray, digests: np.ndarray, checksum: str
 ) -> bool:
-    """Whether a whole row's values, their bytes (uint8), are what was written: as `row_checksum` and
-    `first_wrong_chunk` say, in less time where the row is small."""
+    """Whether a whole row's values, given as bytes (uint8), are what was written. Checks what `row_checksum` and
+    `first_wrong_chunk` check, in less time if the row is small."""
     if _checksum(digests.data, scales, zero_points) != checksum:
         return False
     return chunk_digests(data) == digests.tobytes()
@@ -46,10 +46,10 @@ def _checksum(digests: bytes | memoryview, *values: np.ndarray) -> str:
 
 
 def first_wrong_chunk(data: np.ndarray, start: int, digests: np.ndarray) -> int | None:
-    """Index in the row of the first chunk of `data` whose digest is another; None if all are as they should be.
+    """Index in the row of the first chunk of `data` whose digest differs; None if all are right.
 
-    data: uint8, bytes [start, start + len(data)) of the row's; start is a multiple of CHUNK_NBYTES, and the end is
-    too, or is the end of the row's data. digests: uint8, of the whole row.
+    data: uint8, bytes [start, start + len(data)) of the row's data, which end at a multiple of CHUNK_NBYTES or with the
+    row's data. start: a multiple of CHUNK_NBYTES. digests: uint8, those of the whole row.
     """
     first = start // CHUNK_NBYTES
     found = chunk_digests(data)

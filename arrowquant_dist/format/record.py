@@ -1,4 +1,4 @@
-"""A V2 row without its blobs: what the index and the metrics say of it, and where the blobs are."""
+"""A V2 row without its blobs: what the index and the metrics record about it, and where the blobs are."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from arrowquant_dist.metrics import ErrorSums
 
 @dataclass(frozen=True, slots=True)
 class StoredRange:
-    """Where one value lies in its part file.
+    """Where one value is in its part file: bytes [offset, offset + stored_nbytes).
 
-    [offset, offset + stored_nbytes) of the part holds it. compression `none`: exactly the value's bytes
-    (stored_nbytes == nbytes). compression `zstd`: one compressed Parquet page body; decompressed it is a
-    4-byte little-endian length, then the value. nbytes: the value's size. An empty value has stored_nbytes 0.
+    With compression `none` these are exactly the value's bytes (stored_nbytes == nbytes). With `zstd` they are one
+    compressed Parquet page body, which decompresses to a 4-byte little-endian length followed by the value. nbytes:
+    size of the value. An empty value has stored_nbytes 0.
     """
 
     offset: int
@@ -36,7 +36,7 @@ class StoredRange:
 
 @dataclass(frozen=True, slots=True)
 class BlobRanges(Blobs[StoredRange]):
-    """Where a row's values lie in its object: what reads them with plain ranges, without Parquet."""
+    """Where a row's values are in its object, so that they can be read as plain byte ranges, without Parquet."""
 
     compression: str
 
@@ -52,14 +52,15 @@ class RowRecord:
     row_in_group: int
     method: str
     kept_reason: str | None
-    errors: ErrorSums | None  # None for integer and bool layers, and where codes are the source's own
+    errors: ErrorSums | None  # None for integer and bool layers, and for codes kept from the source
 
 
 @dataclass(frozen=True, slots=True)
 class PartInfo:
     """A finished part: one object with the rows of a shard.
 
-    path: under the target. hash: `xxh3_128:<hex>` of all its bytes. records: in the order of the shard's row blocks.
+    path: relative to the target. nbytes: size of the object. hash: `xxh3_128:<hex>` of all its bytes. records: its
+    rows, in the order of the shard's row blocks.
     """
 
     path: str
@@ -72,7 +73,7 @@ Nbytes = TypeVar("Nbytes", int, np.ndarray)
 _OWN_NAMES = tuple(field.name for field in fields(RowRecord) if field.name not in {"header", "ranges"})
 _RANGES_NAMES = tuple(field.name for field in fields(BlobRanges))
 
-# A record as columns of plain values, in the order of the index (version 1) and of commits (version 3).
+# The columns of a record as plain values, in the order of the index (version 1) and of commits (version 3).
 RECORD_NAMES = (
     *(name for name in HEADER_NAMES if name != "checksum"),
     *("source_nbytes", "row_group", "row_in_group", "compression"),
@@ -84,7 +85,7 @@ _REQUIRED_NAMES = {*RECORD_NAMES} - {column.name for column in COLUMNS if column
 
 
 def columns_of(records: Sequence[RowRecord]) -> dict[str, list[Any]]:
-    """{name: a value a record} of RECORD_NAMES."""
+    """{name: list with a value for each record}, for RECORD_NAMES."""
     headers, ranges = [record.header for record in records], [record.ranges for record in records]
     holders: dict[str, Sequence[Any]] = dict.fromkeys(HEADER_NAMES, headers)
     holders |= dict.fromkeys(_RANGES_NAMES, ranges)
@@ -93,9 +94,11 @@ def columns_of(records: Sequence[RowRecord]) -> dict[str, list[Any]]:
 
 
 def records_of(columns: Mapping[str, Iterable[Any]], count: int) -> Iterator[RowRecord]:
-    """The `count` records of `columns_of`. KeyError where a column is missing, unless a file may lack it.
+    """The `count` records from columns as `columns_of` makes them. Raises KeyError if a column is missing, unless it is
+    one that a file may lack.
 
-    Made without a dict a row, and what rows have in common is one object: a driver keeps those of every shard.
+    To save memory in a driver, which keeps the records of all shards, no dict is made per row, and equal shapes and
+    strings are the same object.
     """
     missing = _REQUIRED_NAMES - columns.keys()
     if missing:
@@ -107,13 +110,13 @@ def records_of(columns: Mapping[str, Iterable[Any]], count: int) -> Iterator[Row
 
 
 def most_stored_nbytes(nbytes: Nbytes) -> Nbytes:
-    """What zstd makes of a value, or of each of several, at most."""
+    """Upper bound of zstd's compressed size of a value, or of each of several values."""
     found: Nbytes = nbytes + nbytes // 128 + 1024
     return found
 
 
 def ranges_problem(ranges: BlobRanges) -> str | None:
-    """What is impossible about where a row's values lie; None if nothing."""
+    """Why a row's byte ranges are impossible; None if they are possible."""
     if ranges.compression not in {"none", "zstd"}:
         return f"compression {ranges.compression!r} is not known"
     for value in ranges:

@@ -1,7 +1,7 @@
-"""A V2 row: its columns, its fields, its blobs, and what can be wrong with it. Everything else is derived from here.
+"""A V2 row: its columns, fields and blobs, and what can be wrong with it. Everything else is derived from here.
 
-A new column is a line in COLUMNS and a field of RowHeader, or of Blobs. Parts, the index, commits and every reader
-then have it; whoever makes a row gives it a value, and whoever needs the value takes it from the header or the blobs.
+To add a column, add a line to COLUMNS and a field to RowHeader or Blobs. Parts, the index, commits and all readers then
+have it: code that makes a row gives it a value, and code that needs the value takes it from the header or the blobs.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a part file. type: Arrow's, in a part.
+    """A column of a part file.
 
-    since: the first schema version all of whose files have it; None for a column that any file may lack, and whose
-    values then are the column's default, or empty.
+    name: name of the column. type: its Arrow type in a part. since: the first schema version whose files all have it;
+    None for a column that any file may lack, which then has its default, or empty values.
     """
 
     name: str
@@ -51,8 +51,9 @@ class Column:
 class SmallColumn(Column):
     """A column of RowHeader: stored plain in parts, and a column of the index.
 
-    default: what a row has whose file lacks it. index_type: in the index, where it is another. has_statistics: queries
-    filter by it, and engines skip the row groups that its bounds rule out. repeats: few strings stand in many rows.
+    default: value in rows of a file that lacks the column. index_type: Arrow type in the index, if it differs.
+    has_statistics: whether row groups have its minimum and maximum, because queries filter by it and engines then skip
+    row groups. repeats: whether a few strings occur in many rows.
     """
 
     default: Any = None
@@ -66,7 +67,7 @@ class SmallColumn(Column):
 
     @property
     def wide_type(self) -> pa.DataType:
-        """What any writer's column of this kind can be cast to."""
+        """The Arrow type to which any writer's column of this kind can be cast."""
         if pa.types.is_list(self.type):
             return pa.list_(pa.int64())
         return pa.int64() if pa.types.is_integer(self.type) else self.type
@@ -74,7 +75,8 @@ class SmallColumn(Column):
 
 @dataclass(frozen=True, slots=True)
 class BlobColumn(Column):
-    """A column of Blobs: a page a value in parts, and a byte range in the index. dtype: numpy's, of what is in it."""
+    """A column of Blobs: one page per value in parts, and a byte range in the index. dtype: numpy dtype of a value's
+    elements."""
 
     dtype: str = "u1"
 
@@ -101,9 +103,9 @@ COLUMNS: tuple[SmallColumn | BlobColumn, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class RowHeader:
-    """The small columns of a row: rows [row_start, row_stop) of a layer, the layer seen as [rows, columns].
+    """The small columns of a row, which holds rows [row_start, row_stop) of a layer seen as [rows, columns].
 
-    README.md says what each holds. They stand in the order of the index. checksum: "" in V1.
+    README.md describes each column. They are in the order of the index. checksum: "" in V1.
     """
 
     layer_name: str
@@ -124,7 +126,7 @@ class RowHeader:
 
     @property
     def own_row_dims(self) -> int:
-        """How many leading dimensions of `shape` make up the rows: a block of fused experts has one."""
+        """Number of leading dimensions of `shape` that make up the rows: 1 for a block of fused experts."""
         return self.row_dims if self.is_whole else 1
 
     @property
@@ -141,7 +143,7 @@ class RowHeader:
 
     @property
     def row_nbytes(self) -> int:
-        """Bytes of one row in `data`; each row starts on a byte of its own."""
+        """Bytes of one row in `data`; each row starts on a byte boundary."""
         return row_nbytes(self.quant_type, self.columns, self.dtype)
 
     @property
@@ -150,7 +152,7 @@ class RowHeader:
 
     @property
     def groups_per_row(self) -> int:
-        """Scales a row has; 0 where the block has one for all, or none."""
+        """Number of scales per row; 0 if the block has one scale for all rows, or none."""
         if self.quant_type not in BITS or self.quant_axis != 0:
             return 0
         return -(-self.columns // self.group_size) if self.group_size else 1
@@ -168,7 +170,7 @@ class RowHeader:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Blobs(Generic[T]):
-    """What is said of each of a row's values: their arrays, sizes, or places. Iterates over them in a file's order."""
+    """One item for each of a row's large values: its array, its size or its place. Iterates in the order of a file."""
 
     data: T
     scales: T
@@ -190,11 +192,11 @@ _VALUES = attrgetter(*BLOB_NAMES)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredRow:
-    """One row of a V2 dataset: a layer, or a row block of one.
+    """One row of a V2 dataset: a layer, or a row block of a layer.
 
-    blobs: data uint8 [nbytes], packed codes or raw little-endian values. scales, zero_points float32 [groups] in C
-    order of [rows, groups a row]; zero_points empty where symmetric, both empty where nothing is quantized.
-    chunk_digests uint8.
+    header: the small columns. blobs: data is uint8 [nbytes], packed codes or raw little-endian values. scales and
+    zero_points are float32, flattened from [rows, groups per row]; zero_points is empty if symmetric, both are empty if
+    nothing is quantized. chunk_digests is uint8.
     """
 
     header: RowHeader
@@ -202,10 +204,11 @@ class StoredRow:
 
 
 def headers_of(columns: Mapping[str, Iterable[Any]], count: int) -> Iterator[RowHeader]:
-    """The headers of `count` rows from their small columns' values, as Arrow or JSON give them.
+    """The headers of `count` rows from the values of their small columns, as Arrow or JSON give them.
 
-    A column that is not there has its default; layer_name, shape, dtype and num_params have to be there. ValueError for
-    another count. Equal shapes, and equal strings that repeat, are one object: a driver keeps those of all rows.
+    A missing column has its default; layer_name, shape, dtype and num_params must be present. Raises ValueError if a
+    column does not have `count` values. Equal shapes, and equal strings in columns that repeat, are the same object,
+    because a driver keeps the headers of all rows.
     """
     if "layer_shape" not in columns:
         columns = {**columns, "layer_shape": columns["shape"]}
@@ -222,7 +225,7 @@ def _tuples(values: Iterable[Iterable[int]]) -> Iterator[tuple[int, ...]]:
 
 @lru_cache(maxsize=4096)
 def _one_tuple(values: tuple[int, ...]) -> tuple[int, ...]:
-    """An equal one that is there already, mostly."""
+    """In most cases an equal tuple that exists already."""
     return values
 
 
@@ -237,7 +240,7 @@ _AS_HELD: tuple[tuple[SmallColumn, Callable[[Any], Iterable[Any]]], ...] = tuple
 
 
 def row_problem(row: RowHeader) -> str | None:
-    """What is impossible about a row, known before any memory is taken for its values; None if nothing."""
+    """Why a row is impossible, checked before any memory is taken for its values; None if it is possible."""
     if row.dtype not in DTYPES:
         return f"dtype {row.dtype!r} is not known"
     if row.quant_type not in STORED_TYPES:
@@ -261,7 +264,7 @@ def row_problem(row: RowHeader) -> str | None:
 
 
 def _run_problem(row: RowHeader) -> str | None:
-    """What is impossible about a row that is a part of its layer."""
+    """Why a row that is a part of its layer is impossible; None if it is possible."""
     if row.shape[1:] != row.layer_shape[row.row_dims :]:
         return f"shape {list(row.shape)} is not a run of rows of {list(row.layer_shape)}"
     if not row.shape:
@@ -272,7 +275,7 @@ def _run_problem(row: RowHeader) -> str | None:
 
 
 def sizes_problem(row: RowHeader, nbytes: Blobs[int]) -> str | None:
-    """What is wrong with the sizes of a row's values; None if nothing. V1 has no digests."""
+    """What is wrong with the sizes of a row's values; None if they are right. V1 has no digests."""
     data_nbytes = row.data_nbytes
     if nbytes.data != data_nbytes:
         return f"data has {counted(nbytes.data, 'byte')}, but shape and quant_type need {data_nbytes}"

@@ -1,4 +1,4 @@
-"""The Parquet schemas of V1 and V2 files, as the definition of a row says."""
+"""The Parquet schemas of V1 and V2 files, derived from the definition of a row."""
 
 from __future__ import annotations
 

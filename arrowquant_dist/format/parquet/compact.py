@@ -1,6 +1,6 @@
-"""Thrift's compact protocol, read: the fields of a struct one by one, others skipped. Writing is in thrift.py.
+"""Reader for Thrift's compact protocol: a struct's fields one by one, with a way to skip them. thrift.py writes it.
 
-Nothing is built that the caller does not ask for, and nothing takes more steps than the data has bytes.
+Only what the caller asks for is built, and nothing takes more steps than the data has bytes.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ _ENDS = "the bytes end before a value does"
 
 
 class Compact:
-    """A place in encoded bytes. EOFError where they end before a value does, ValueError for what is no value."""
+    """A position in encoded bytes. Methods raise EOFError if the bytes end within a value, and ValueError if they are
+    not a value."""
 
     def __init__(self, data: bytes, at: int = 0) -> None:
         self.data, self.at = data, at
 
     def fields(self) -> Iterator[tuple[int, int]]:
-        """(id, type) of a struct's fields. The caller reads or skips each value before it asks for the next."""
+        """Yields (id, type) of a struct's fields. The caller reads or skips each value before it asks for the next."""
         field, data = 0, self.data
         while self.at < len(data):
             head = data[self.at]
@@ -33,7 +34,7 @@ class Compact:
         raise EOFError(_ENDS)
 
     def elements(self) -> tuple[int, int]:
-        """The number of a list's elements, and their type."""
+        """(number of a list's elements, their type)."""
         head = self._byte()
         count = head >> 4 if head >> 4 != 0xF else self._varint()
         if count > len(self.data) - self.at:
@@ -41,7 +42,7 @@ class Compact:
         return count, head & 0xF
 
     def integer(self) -> int:
-        """Of 16, 32 or 64 bits."""
+        """Reads an integer of 16, 32 or 64 bits."""
         at, data = self.at, self.data
         if at < len(data) and data[at] < 0x80:  # as most are
             self.at = at + 1
@@ -50,7 +51,7 @@ class Compact:
         return value >> 1 ^ -(value & 1)
 
     def skip(self, kind: int, depth: int = 0) -> None:
-        """A value that is not asked for."""
+        """Skips a value. kind: its type. depth: how deep it is nested, which is limited."""
         if depth > _MAX_DEPTH:
             raise ValueError("it is nested too deep")
         if kind in (TRUE, FALSE):

@@ -1,4 +1,4 @@
-"""The headers of Parquet's pages, read. Writing is in pages.py."""
+"""Reads the headers of Parquet pages. pages.py writes them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from arrowquant_dist.format.parquet.compact import I32, STRUCT, Compact
 
-# What Arrow and we write, of data pages of version 1 and of dictionaries: of each integer 32 bits, no statistics.
+# The headers that Arrow and we write for data pages of version 1 and dictionaries: 32-bit integers, no statistics.
 _INTEGER = rb"[\x80-\xff]{0,4}[\x00-\x7f]"
 _USUAL = re.compile(
-    rb"\x15%(i)s\x15(%(i)s)\x15(%(i)s)"  # its type, its size decompressed, and as it is stored
+    rb"\x15%(i)s\x15(%(i)s)\x15(%(i)s)"  # type, decompressed size, stored size
     rb"(?:(?:\x15%(i)s\x1c|\x2c)\x15(%(i)s)\x15%(i)s\x15%(i)s\x15%(i)s(?:\x1c\x00)?"  # CRC-32, values, encodings
     rb"|(?:\x15%(i)s\x3c|\x4c)\x15%(i)s\x15%(i)s[\x11\x12]?)\x00\x00" % {b"i": _INTEGER},
     re.DOTALL,
@@ -18,8 +18,8 @@ _USUAL = re.compile(
 
 
 class PageHeader(NamedTuple):
-    """nbytes: of the header itself. stored_nbytes, page_nbytes: of the page as it is stored, and decompressed.
-    values: 0 of a dictionary."""
+    """nbytes: size of the header itself. stored_nbytes, page_nbytes: size of the page as stored, and decompressed.
+    values: number of values; 0 for a dictionary."""
 
     nbytes: int
     stored_nbytes: int
@@ -28,9 +28,9 @@ class PageHeader(NamedTuple):
 
 
 def read_page_header(data: bytes) -> PageHeader:
-    """The header that `data` begins with.
+    """The header at the beginning of `data`.
 
-    EOFError where `data` ends within it, ValueError for negative sizes, or none.
+    Raises EOFError if `data` ends within it, and ValueError if sizes are negative or missing.
     """
     usual = _USUAL.match(data)
     header = _any_header(data) if usual is None else _usual_header(usual)
@@ -78,7 +78,7 @@ def _first_integer(header: Compact) -> int:
 
 
 def _integer(encoded: bytes) -> int:
-    """Of a varint alone, as Compact.integer."""
+    """Decodes a single zigzag varint, like Compact.integer."""
     value = shift = 0
     for byte in encoded:
         value |= (byte & 0x7F) << shift

@@ -1,9 +1,9 @@
-"""What a Parquet file of strangers may cost: looked at before Arrow is given it, and while it reads.
+"""Limits on what a Parquet file from an untrusted source may cost, checked before Arrow gets it and while Arrow reads.
 
-A few bytes of Parquet can stand for gigabytes: a page says how large it becomes, a run of equal values how often it
-repeats, a footer how many row groups there are, and Arrow takes memory for all of it first. So the footer is walked
-before Arrow parses it, and Arrow reads through a `GuardedReader`, which looks at each page's header as it passes and
-refuses the page that would exceed what its column may take.
+A few bytes of Parquet can stand for gigabytes: a page states its decompressed size, a run of equal values how often it
+repeats, a footer how many row groups there are, and Arrow allocates memory for all of it first. So the footer is
+checked before Arrow parses it, and Arrow reads through a `GuardedReader`, which inspects the header of each page that
+passes through, and refuses a page that would exceed what its column may take.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from arrowquant_dist.errors import counted
 from arrowquant_dist.format.parquet.compact import I32, I64, LIST, STRUCT, Compact
 from arrowquant_dist.format.parquet.headers import PageHeader, read_page_header
 
-MAX_ROWS = 1_000_000  # of a file: our own parts have thousands
+MAX_ROWS = 1_000_000  # in a file; our own parts have thousands
 _MAX_FOOTER_NBYTES = 32 << 20
-_SMALL_FOOTER_NBYTES = 1 << 20  # whatever is in it, Arrow takes less than 300 MB for it
+_SMALL_FOOTER_NBYTES = 1 << 20  # whatever such a footer contains, Arrow takes less than 300 MB for it
 _MAX_LEAVES = 256
 _MAX_SCHEMA_DEPTH = 8
-_CHUNK_NBYTES = 24  # of a footer, for each column of each row group; Arrow takes 600 of memory for it
-_ROW_NBYTES = 1  # of a file, for each row in it
+_CHUNK_NBYTES = 24  # least size in a footer of a row group's column; Arrow takes 600 bytes of memory for it
+_ROW_NBYTES = 1  # least size in a file of a row, except for
 _FREE_ROWS = 1000
 _TAIL_NBYTES = 8  # the footer's length and the magic
-_MAX_TEXT_CHARS = 1 << 16  # as a layer's name may have
+_MAX_TEXT_CHARS = 1 << 16  # the limit for a layer's name
 _HEADER_NBYTES = 1 << 12  # most page headers are far shorter
 _MAX_HEADER_NBYTES = 16 << 20
-_FREE_NBYTES = 1 << 20  # of each column of a row group, and then so much for each row, on average:
+_FREE_NBYTES = 1 << 20  # allowed to each column of a row group, in addition to these for each row on average:
 _VALUE_NBYTES = 256
 _VALUES = 8  # dimensions of a shape
 
 
 def check_footer(reader: BinaryIO) -> None:
-    """Raises ValueError, with the reason, where a file's footer would take Arrow more than a small multiple of its
-    bytes. What Arrow itself finds wrong (no Parquet at all, cut off) is left to Arrow."""
+    """Raises ValueError, with the reason, if Arrow would need more memory for a file's footer than a small multiple of
+    its size. Errors that Arrow finds itself (not Parquet, truncated) are left to Arrow."""
     nbytes = reader.seek(0, io.SEEK_END)
     reader.seek(max(nbytes - _TAIL_NBYTES, 0))
     tail = reader.read(_TAIL_NBYTES)
@@ -76,7 +76,8 @@ def _check_metadata(footer: Compact, nbytes: int) -> None:
 
 
 def _leaves(footer: Compact) -> int:
-    """The number of columns. The schema is a tree: its nodes, depth first, with the numbers of their children."""
+    """The number of columns: the leaves of the schema, a tree that lists its nodes depth first, each with the number of
+    its children."""
     count, kind = footer.elements()
     leaves, open_nodes = 0, [1]
     for _ in range(count):
@@ -122,14 +123,15 @@ def _check_row_groups(footer: Compact, leaves: int, rows: int) -> None:
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether Arrow can read a column of this type as a dictionary and indices: its texts, each once."""
+    """Whether Arrow can read a column of this type as a dictionary, with each text once, and indices."""
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind))
 
 
 def texts_of(column: pa.ChunkedArray) -> list[str | None]:
-    """Of such a dictionary and indices. Equal texts are one object: a text that repeats takes memory once.
+    """The texts of a column that was read as a dictionary and indices. Texts with the same index are one object, so a
+    text that repeats takes memory once.
 
-    ValueError where one is longer than any name may be.
+    Raises ValueError if a text is longer than any name may be.
     """
     texts: list[str | None] = []
     for chunk in column.chunks:
@@ -139,9 +141,9 @@ def texts_of(column: pa.ChunkedArray) -> list[str | None]:
 
 
 def dictionary_of(chunk: pa.DictionaryArray) -> list[str | None]:
-    """The texts, each once. ValueError where one is longer than any name may be."""
+    """The texts, each once. Raises ValueError if a text is longer than any name may be."""
     found = chunk.dictionary
-    # a cast imports pyarrow.compute, which takes ten times as long as to open the dataset
+    # a cast imports pyarrow.compute, which takes ten times as long as opening the dataset
     texts: list[str | None] = (
         found if pa.types.is_string(found.type) else found.cast(pa.string())
     ).to_pylist()
@@ -151,7 +153,8 @@ def dictionary_of(chunk: pa.DictionaryArray) -> list[str | None]:
 
 
 def small_columns(metadata: Any, names: Iterable[str]) -> list[PageLimit]:
-    """Limits for columns whose values are short texts, numbers and shapes, in all row groups of Arrow's `metadata`."""
+    """Limits for the columns `names`, whose values are short texts, numbers and shapes, in all row groups of Arrow's
+    `metadata`."""
     wanted = set(names)
     limits = []
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
@@ -167,15 +170,16 @@ def small_columns(metadata: Any, names: Iterable[str]) -> list[PageLimit]:
 
 
 def pages_start(column: Any) -> int:
-    """Where in the file a column's pages begin, by Arrow's metadata of it; 0 where that has no place."""
+    """Offset in the file of a column's first page. column: Arrow's metadata of it. 0 if that names no place."""
     return min(filter(None, (column.dictionary_page_offset, column.data_page_offset)), default=0)
 
 
 @dataclass(slots=True)
 class PageLimit:
-    """What the pages of one column of one row group may take: bytes, when they are decompressed, and values.
+    """What the pages of one column of one row group may take.
 
-    start, stop: where they are in the file. The rest of each limit, and where the next header is, change as pages pass.
+    start, stop: where the pages are in the file; start moves to the next page's header as pages pass. nbytes, values:
+    decompressed bytes and values that are still allowed; they shrink as pages pass.
     """
 
     name: str
@@ -186,15 +190,15 @@ class PageLimit:
 
     @classmethod
     def of(cls, column: Any, nbytes: int, values: int) -> PageLimit:
-        """column: Arrow's metadata of it."""
+        """column: Arrow's metadata of the column."""
         start = pages_start(column)
         return cls(column.path_in_schema, start, start + column.total_compressed_size, nbytes, values)
 
 
 class GuardedReader(io.RawIOBase):
-    """Reads from another reader, and raises ValueError instead of handing out a page that exceeds its column's limit.
+    """Reads from another reader, and raises ValueError instead of passing on a page that exceeds its column's limit.
 
-    Thread-safe as far as Arrow needs it: a seek and the read after it come from one thread.
+    Thread-safe as far as Arrow needs it: a seek and the read that follows come from the same thread.
     """
 
     def __init__(self, reader: BinaryIO) -> None:
@@ -203,7 +207,7 @@ class GuardedReader(io.RawIOBase):
         self._lock = threading.Lock()
 
     def limit(self, limits: Iterable[PageLimit]) -> None:
-        """Pages of these columns are looked at from now on."""
+        """Checks the pages of these columns, and only these, in all further reads."""
         self._limits = [limit for limit in limits if limit.start < limit.stop]
 
     def readable(self) -> bool:
@@ -239,7 +243,8 @@ class GuardedReader(io.RawIOBase):
         super().close()
 
     def _pass_page(self, limit: PageLimit, start: int, data: bytes) -> None:
-        """Takes the page at limit.start from the limit. data: what was just read, from `start`."""
+        """Subtracts the page at limit.start from the limit. data: the bytes just read. start: their offset in the
+        file."""
         header_nbytes, stored_nbytes, page_nbytes, values = self._header(limit, start, data)
         limit.start += header_nbytes + stored_nbytes
         limit.nbytes -= page_nbytes
@@ -253,7 +258,7 @@ class GuardedReader(io.RawIOBase):
     def _header(self, limit: PageLimit, start: int, data: bytes) -> PageHeader:
         at = limit.start - start
         if at >= 0:
-            with suppress(EOFError):  # it may go on behind what was read
+            with suppress(EOFError):  # the header may continue beyond what was read
                 return read_page_header(data[at : at + _HEADER_NBYTES])
         most = min(limit.stop - limit.start, _MAX_HEADER_NBYTES)
         for nbytes in (*(size for size in (_HEADER_NBYTES, 1 << 16, 1 << 20) if size < most), most):

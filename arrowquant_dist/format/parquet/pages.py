@@ -1,9 +1,9 @@
 """Parquet's bytes for the V2 schema: data pages, column chunks and the footer. Values in, bytes out.
 
-Written here rather than by pyarrow's ParquetWriter, because that copies every blob three times on its way to
-a Python sink: 32 MiB blobs on 2 threads went at 980 MB/s uncompressed, and at 3,360 as the same bytes, CRC
-and hash written from where they are. It also knows exactly where each value lies. Plain encoding, data
-pages V1, the format's common ground: the tests read the files with pyarrow, DuckDB and polars.
+They are written here rather than by pyarrow's ParquetWriter, which copies every blob three times on its way to a Python
+sink: uncompressed 32 MiB blobs on 2 threads were written at 980 MB/s, and at 3,360 MB/s when the same bytes, CRC and
+hash are written without copies. Writing them here also tells exactly where each value is. PLAIN encoding and data pages
+V1 are what all readers support: the tests read the files with pyarrow, DuckDB and polars.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from arrowquant_dist.format.schema import V2_SCHEMA
 
 MAGIC = b"PAR1"
 CODECS = {"none": 0, "zstd": 6}
-MAX_VALUE_NBYTES = (1 << 31) - (1 << 20)  # a page's size is an int32; zstd may add to it
+MAX_VALUE_NBYTES = (1 << 31) - (1 << 20)  # a page's size is an int32, and zstd may make it larger
 
 _PHYSICAL_TYPES = {pa.int32(): 1, pa.int64(): 2, pa.string(): 6, pa.binary(): 6, pa.large_binary(): 6}
 _REQUIRED, _OPTIONAL, _REPEATED = 0, 1, 2
@@ -36,9 +36,11 @@ _LIST_TYPE = thrift.struct(thrift.nested(3, thrift.struct()))
 
 @dataclass(frozen=True, slots=True)
 class ColumnChunk:
-    """A column's pages in one row group. nbytes as stored, raw_nbytes before compression, headers in both.
+    """A column's pages in one row group.
 
-    num_values: of list columns the elements, an empty list counts as one. statistics: (min, max), plain.
+    offset: where they begin in the file. nbytes, raw_nbytes: their size as stored, and before compression, headers
+    included. num_values: number of values; in list columns of elements, where an empty list counts as one.
+    statistics: (min, max) in PLAIN encoding.
     """
 
     name: str
@@ -57,8 +59,8 @@ class RowGroup:
 
 
 def page_header(num_values: int, raw_nbytes: int, nbytes: int, crc: int | None) -> bytes:
-    """Header of a plain data page whose stored body has `nbytes` bytes and this CRC-32; None for one that is streamed
-    behind its header, whose CRC-32 nobody knows yet."""
+    """Header of a PLAIN data page whose stored body has `nbytes` bytes. crc: CRC-32 of the body; None if it is not
+    known yet, because the body is streamed after its header."""
     levels = thrift.struct(
         thrift.i32(1, num_values), thrift.i32(2, _PLAIN), thrift.i32(3, _RLE), thrift.i32(4, _RLE)
     )
@@ -72,12 +74,12 @@ def page_header(num_values: int, raw_nbytes: int, nbytes: int, crc: int | None) 
 
 
 def blob_prefix(nbytes: int) -> bytes:
-    """What precedes a value of BYTE_ARRAY in a plain page: its length."""
+    """What precedes a BYTE_ARRAY value in a PLAIN page: its length."""
     return nbytes.to_bytes(4, "little")
 
 
 def small_page(column: SmallColumn, values: Sequence[Any]) -> tuple[bytes, ColumnChunk]:
-    """One uncompressed page, header included, with a small column's `values`; its chunk with offset 0."""
+    """(one uncompressed page with a small column's `values`, header included; its column chunk, with offset 0)."""
     body, num_values = _body(column.type, values)
     header = page_header(num_values, len(body), len(body), zlib.crc32(body))
     page = header + body
@@ -86,7 +88,8 @@ def small_page(column: SmallColumn, values: Sequence[Any]) -> tuple[bytes, Colum
 
 
 def footer(groups: Sequence[RowGroup], created_by: str, schema: pa.Schema = V2_SCHEMA) -> bytes:
-    """All that follows the last page: metadata, its length, magic. schema: V2's, or one of columns of these kinds."""
+    """All that follows the last page: metadata, its length, magic. schema: V2's, or another with columns of the same
+    types."""
     metadata = {
         **{key.decode(): value.decode() for key, value in (schema.metadata or {}).items()},
         "ARROW:schema": base64.b64encode(schema.serialize().to_pybytes()).decode(),
@@ -124,7 +127,7 @@ def _plain(kind: pa.DataType, values: Sequence[Any]) -> bytes:
 
 
 def _levels(levels: Sequence[int]) -> bytes:
-    """Repetition or definition levels as runs: length, then (count << 1, level) each."""
+    """Repetition or definition levels as runs: their length in bytes, then (count << 1, level) for each run."""
     runs = [(level, sum(1 for _ in run)) for level, run in groupby(levels)]
     body = b"".join(thrift.varint(count << 1) + bytes([level]) for level, count in runs)
     return len(body).to_bytes(4, "little") + body
@@ -196,5 +199,5 @@ def _field_elements(field: pa.Field) -> list[bytes]:
 
 
 def _physical(kind: pa.DataType) -> int:
-    """Parquet's number for a type. KeyError for one that no column of V2 had when this was written."""
+    """Parquet's number for a type. Raises KeyError for a type that no column of V2 has."""
     return _PHYSICAL_TYPES[kind.value_type if pa.types.is_list(kind) else kind]

@@ -1,4 +1,4 @@
-"""A part file: V2 rows as they come, one page a value, and where in the file each value lies."""
+"""Writes a part file: V2 rows in the order in which they come, a page per value, and records where each value is."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ from arrowquant_dist.storage.base import ObjectWriter
 
 BIG_VALUE_NBYTES = 1 << 20  # rows with as much data get a row group of their own
 GROUP_NBYTES = 4 << 20  # smaller ones share a row group of about this much data
-ALIGNMENT_NBYTES = 64  # at a multiple of it begin big values that are stored as they are
+ALIGNMENT_NBYTES = 64  # big uncompressed values begin at multiples of it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _PendingRow:
-    """A row whose blobs are bytes. record: given its group, place and ranges, makes the record."""
+    """A row that waits to be written, with its blobs as bytes. position: index of the row in the part. record: makes
+    the RowRecord from the row's group, its index in the group, and its ranges."""
 
     position: int
     header: RowHeader
@@ -38,9 +39,10 @@ class _PendingRow:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Page:
-    """A page with one value of a blob column: `body` is what a StoredRange says, `head` all that precedes it.
+    """A page with one value of a blob column.
 
-    raw_nbytes: of the page before compression, header included.
+    head: everything before the body. body: the bytes that a StoredRange describes. raw_nbytes: size of the page before
+    compression, header included.
     """
 
     head: bytes
@@ -49,13 +51,13 @@ class _Page:
 
 
 class Frames(Protocol):
-    """What compresses values: ZstdFrames."""
+    """A compressor of values, such as ZstdFrames."""
 
     def compress(self, prefix: bytes, value: memoryview) -> memoryview: ...
 
 
 class WritesParts(Protocol):
-    """Where a part is written: a Store."""
+    """A place to which parts are written, such as a Store."""
 
     def url(self, path: str) -> str: ...
 
@@ -65,13 +67,13 @@ class WritesParts(Protocol):
 class PartWriter:
     """Writes one part file front to back; nothing is ever read back, so object stores need no second pass.
 
-    compression: `zstd` or `none`, for the blob columns; the small columns are plain. frames: what
-    compresses, kept by a worker from part to part. Memory beyond the row given to `add`: 4 MiB of waiting small rows
-    and, under zstd, the largest value once more.
+    store, path: where the part is written. compression: `zstd` or `none`, for the blob columns; small columns are not
+    compressed. frames: the compressor, which a worker reuses from part to part. Memory beyond the row given to `add`:
+    4 MiB of waiting small rows and, with zstd, the largest value once more.
 
     Uncompressed values of 1 MiB and more begin at multiples of 64 bytes, with zeros before their column chunk, as other
-    writers pad row groups: the kernel copies a file into memory that begins at another byte of 32 at 7.5 GB/s, and at
-    10.5 into memory that begins at the same one, which tensors then do (AMD Zen 4, one thread).
+    writers pad row groups. The operating system copies a file at 10.5 GB/s into memory whose address equals the file's
+    offset modulo 32, as that of tensors then does, and at 7.5 GB/s into other memory (AMD Zen 4, one thread).
     """
 
     def __init__(self, store: WritesParts, path: str, compression: str, frames: Frames | None = None) -> None:
@@ -98,9 +100,9 @@ class PartWriter:
         kept_reason: str | None,
         errors: ErrorSums | None,
     ) -> None:
-        """Stores a row. Its arrays are the caller's again on return.
+        """Stores a row, whose arrays the caller may reuse on return. The other arguments go into its record.
 
-        Raises InvalidConfig for a value that Parquet cannot hold (2 GiB), StorageError.
+        Raises StorageError, and InvalidConfig for a value that Parquet cannot hold (2 GiB).
         """
 
         def record(group: int, place: int, ranges: BlobRanges) -> RowRecord:
@@ -127,7 +129,7 @@ class PartWriter:
             self._flush()
 
     def close(self) -> PartInfo:
-        """Writes what waits and the footer. StorageError leaves no part behind."""
+        """Writes the waiting rows and the footer. After a StorageError no part is left behind."""
         try:
             self._flush()
             self._write(pages.footer(self._groups, _created_by()))
@@ -151,7 +153,7 @@ class PartWriter:
         self.abort()  # nothing after `close`
 
     def _blobs(self, row: StoredRow) -> Blobs[memoryview]:
-        """The row's values as bytes; of small rows copies, since these wait for company."""
+        """The row's values as bytes. Those of small rows are copied, because these rows wait for others."""
         blobs = [_bytes(values, column) for values, column in zip(row.blobs, BLOB_COLUMNS, strict=True)]
         if max(blob.nbytes for blob in blobs) > pages.MAX_VALUE_NBYTES:
             message = "one row of a dataset holds less than 2 GiB; set run.block_bytes lower"
@@ -175,7 +177,7 @@ class PartWriter:
                 for row, found in zip(rows, ranges, strict=True):
                     blob = getattr(row.blobs, name)
                     one = self._page(blob)
-                    if len(rows) == 1:  # a chunk may begin anywhere, a page where the one before it ends
+                    if len(rows) == 1:  # a chunk may begin anywhere, a page only where the last one ends
                         start = self._pad(one)
                     found[name] = self._write_page(one, blob.nbytes)
                     raw_nbytes += one.raw_nbytes
@@ -194,7 +196,7 @@ class PartWriter:
             self._records[row.position] = row.record(group, place, where)
 
     def _page(self, blob: memoryview) -> _Page:
-        """Its CRC-32 is by ISA-L, at 31 GB/s of a core; zlib's, the same number, goes at 4."""
+        """The page of a value. ISA-L computes its CRC-32 at 31 GB/s on one core; zlib, with the same result, at 4."""
         prefix = pages.blob_prefix(blob.nbytes)
         raw_nbytes = len(prefix) + blob.nbytes
         if self._frames is None:
@@ -206,13 +208,13 @@ class PartWriter:
         return _Page(header, body, len(header) + raw_nbytes)
 
     def _pad(self, page: _Page) -> int:
-        """Where the page will begin: here, or a few zeros further, so that a big value is aligned."""
+        """Returns where the page begins, after writing a few zeros if they are needed to align a big value."""
         if self._frames is None and page.body.nbytes >= BIG_VALUE_NBYTES:
             self._write(bytes(-(self._sink.tell() + len(page.head)) % ALIGNMENT_NBYTES))
         return self._sink.tell()
 
     def _write_page(self, page: _Page, nbytes: int) -> StoredRange:
-        """nbytes: of the value. Returns where it is."""
+        """Writes a page and returns where its value is. nbytes: size of the value."""
         self._write(page.head)
         offset = self._sink.tell()
         self._write(page.body)
@@ -224,7 +226,7 @@ class PartWriter:
 
 
 def _bytes(values: np.ndarray, column: BlobColumn) -> memoryview:
-    """Where they are, if they are contiguous."""
+    """The values as bytes, without a copy if they are contiguous and of the column's dtype."""
     return np.ascontiguousarray(values, column.dtype).data.cast("B") if values.size else memoryview(b"")
 
 

@@ -1,6 +1,6 @@
-"""Thrift's compact protocol, as much of it as Parquet's headers and footers need: values in, bytes out.
+"""Encoder for the part of Thrift's compact protocol that Parquet's headers and footers need: values in, bytes out.
 
-A field is (id, type, encoded bytes); `struct` puts fields, in ascending order of ids, behind each other.
+A field is (id, type, encoded bytes); `struct` joins fields, which must be in ascending order of ids.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def binary(field_id: int, value: bytes | str) -> Field:
 
 
 def nested(field_id: int, value: bytes) -> Field:
-    """A field that is the `struct` in `value`."""
+    """A field that holds a struct. value: what `struct` returned."""
     return field_id, _STRUCT, value
 
 

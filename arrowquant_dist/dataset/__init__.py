@@ -1,1 +1,1 @@
-"""A dataset at rest: its layers, and their values by range, by row or as a stream."""
+"""Reads a dataset at rest: its layers, and their values by range, by row or as a stream."""

@@ -1,4 +1,4 @@
-"""Parts of a layer put together from the blocks that hold them, as loads that say what memory they take."""
+"""Assembles parts of a layer from the blocks that hold them, as loads that state how much memory they take."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from arrowquant_dist.errors import InvalidConfig
 from arrowquant_dist.format.digests import CHUNK_NBYTES
 from arrowquant_dist.tensor import QuantizedTensor, row_nbytes
 
-_SHARED_NBYTES = 8 << 20  # of stored data that is worth a lane
-_UNEVEN_NBYTES = 2 << 20  # by half of which lanes may differ, for chunks that are read once
+_SHARED_NBYTES = 8 << 20  # stored data that is worth a lane of its own
+_UNEVEN_NBYTES = 2 << 20  # cuts are moved by up to half of this, so that each chunk is read once
 DIRECT_DTYPES = ("float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True, slots=True)
 class Assembler:
-    """Makes loads of at most `workers` lanes, fewer where their memory would pass `limit_nbytes`."""
+    """Makes loads of at most `workers` lanes, or fewer if their memory would exceed `limit_nbytes`."""
 
     dataset: Dataset
     workers: int
@@ -37,8 +37,8 @@ class Assembler:
     def values(
         self, region: Region, dtype: str, out: np.ndarray | None = None, allocate: Allocate = fresh
     ) -> Load[np.ndarray]:
-        """Decoded values: numpy bits of `dtype` [*region.shape], in memory from `allocate`, or in `out` (C-contiguous,
-        of the same size; uint8 will do), which the budget does not count."""
+        """A load of decoded values: bits of `dtype` in numpy, [*region.shape], in memory from `allocate` or in `out`
+        (C-contiguous, of the same size, possibly uint8), which the budget does not count."""
         found = [part for piece, first in region.pieces for part in self._split(piece, first)]
         columns = region.columns
         taken = None if region.has_all_columns else columns
@@ -56,7 +56,7 @@ class Assembler:
 
             return self._lanes(fill, groups, lanes), lambda: whole.reshape(region.shape)
 
-        wide = 0 if dtype in DIRECT_DTYPES else 4  # others are decoded to float32 first
+        wide = 0 if dtype in DIRECT_DTYPES else 4  # for other dtypes values are decoded to float32 first
         costs = [
             self.dataset.values_into_nbytes(piece, verify=self.verify) + wide * piece.rows * len(columns)
             for piece, _ in found
@@ -68,7 +68,7 @@ class Assembler:
         return Load(region.layer.name, result_nbytes + extra, result_nbytes, begin, decodes)
 
     def quantized(self, region: Region) -> Load[QuantizedTensor]:
-        """Codes, scales and zero points as one tensor of `region.shape`, in fresh memory."""
+        """A load of codes, scales and zero points as one tensor of `region.shape`, in new memory."""
         found, layer, columns = region.pieces, region.layer, region.columns
         if layer.quant_type == "mixed" or not found:
             return self._raw(region)
@@ -105,16 +105,16 @@ class Assembler:
         return Load(layer.name, result_nbytes + extra, result_nbytes, begin)
 
     def by_block(self, region: Region) -> Iterator[QuantizedTensor]:
-        """The blocks of whole rows that are not `mixed`, one after another, each in memory of its own: in this thread,
-        when it is asked for."""
+        """Yields the blocks of a region of whole rows whose layer is not `mixed`, each in memory of its own. A block is
+        read in the calling thread when it is asked for."""
         return (self._read(piece) for piece, _ in region.pieces)
 
     def joined_scales(self, region: Region, parts: Sequence[QuantizedTensor]) -> QuantizedTensor:
-        """What `scales` reads, of what `by_block` gave, codes or not."""
+        """What `scales` loads, made from the tensors of `by_block`, with or without codes."""
         return _join(region, np.empty(0, np.uint8), region.pieces, parts)
 
     def scales(self, region: Region) -> Load[QuantizedTensor]:
-        """As `quantized` of whole rows, with scales and zero points alone: codes are not read."""
+        """Like `quantized` for whole rows, but only with scales and zero points: codes are not read."""
         found, no_codes = region.pieces, np.empty(0, np.uint8)
         if region.layer.quant_type == "mixed" or not found:
             return self._raw(region)
@@ -136,7 +136,7 @@ class Assembler:
         return Load(region.layer.name, result_nbytes + extra, result_nbytes, begin)
 
     def _raw(self, region: Region) -> Load[QuantizedTensor]:
-        """Decoded values as a tensor that is not quantized: what blocks of several types have in common."""
+        """A load of decoded values as an unquantized tensor, for blocks of several types."""
         dtype, row_dims = region.layer.dtype, region.layer.row_dims
         none = np.empty(0, np.float32)
 
@@ -147,8 +147,8 @@ class Assembler:
         return self.values(region, dtype).then(wrap)
 
     def _split(self, piece: Piece, first: int) -> list[tuple[Piece, int]]:
-        """A large piece as one for each lane, cut where chunks end if rows end there often enough: a chunk that is cut
-        is read twice."""
+        """Splits a large piece into one for each lane, at ends of chunks if rows end there often enough, because a
+        chunk that is cut is read twice."""
         width = piece.block.row_nbytes
         count = min(self.workers, piece.rows * width // _SHARED_NBYTES, piece.rows)
         if count < 2 or not self.dataset.reads_in_steps(piece.block):
@@ -162,7 +162,7 @@ class Assembler:
         ]
 
     def _read(self, piece: Piece, place: np.ndarray | None = None) -> QuantizedTensor:
-        """place: where codes may go that have its size; elsewhere they will do."""
+        """place: memory in which codes of its size may be put; they may also be put elsewhere."""
 
         def allocate(nbytes: int) -> np.ndarray:
             return self.dataset.allocate(nbytes) if place is None or place.size != nbytes else place
@@ -173,8 +173,9 @@ class Assembler:
         return self.dataset.piece_nbytes(piece, verify=self.verify)
 
     def _grouped(self, pieces: Sequence[Piece], costs: Sequence[int], result_nbytes: int) -> list[Neighbours]:
-        """What is read at once of pieces that take `costs` alone: where a request costs a round trip, several whole
-        blocks, as long as no lane takes more than its share of what is left beside the result."""
+        """Groups of pieces to read at once: if a request costs a round trip, several whole blocks, as long as no lane
+        takes more than its share of the memory that is left besides the result. costs: peak memory of each piece
+        alone."""
         is_far = not self.dataset.store.is_near and all(piece.block.ranges is not None for piece in pieces)
         if len(pieces) < 2 or not is_far or not all(piece.is_whole for piece in pieces):
             return each_alone(pieces, costs)
@@ -184,7 +185,7 @@ class Assembler:
         return neighbours(pieces, beside, min(JOINED_NBYTES, share))
 
     def _fit(self, groups: Sequence[Neighbours], result_nbytes: int) -> tuple[int, int]:
-        """How many lanes fit beside the result, at least 1, and the most memory that they take together."""
+        """(number of lanes that fit besides the result, at least 1; the most memory that they take together)."""
         if len(groups) == 1:
             return 1, groups[0].nbytes
         costs = sorted((group.nbytes for group in groups), reverse=True)
@@ -195,8 +196,8 @@ class Assembler:
         return 1, 0
 
     def _lanes(self, work: Callable[[int], None], groups: Sequence[Neighbours], lanes: int) -> list[Lane]:
-        """Each lane does the next group that none has begun, until there is none left."""
-        coming = iter(groups)  # of a list or tuple: `next` is one step, whichever threads ask
+        """Lanes that each take the next group that no lane has begun, until there is none left."""
+        coming = iter(groups)  # an iterator of a list or tuple: `next` is atomic, whichever threads call it
 
         def run() -> None:
             for group in coming:
@@ -213,7 +214,7 @@ def _columns_of(part: QuantizedTensor, region: Region) -> QuantizedTensor:
 
 
 def _groups(piece: Piece, columns: range) -> int:
-    """Scales that a row of these columns has at most, cut out of its block's."""
+    """Upper bound of the number of scales of a row of these columns, which are cut from those of its block."""
     size = piece.block.header.group_size
     return -(-len(columns) // math.gcd(size, columns.start)) if size else 1
 
@@ -224,7 +225,7 @@ def _join(
     found: Sequence[tuple[Piece, int]],
     parts: Sequence[QuantizedTensor],
 ) -> QuantizedTensor:
-    """One tensor of blocks that follow each other; `codes` has all of theirs, where there are several."""
+    """One tensor from blocks that follow each other. codes: those of all blocks, used if there are several."""
     first = replace(parts[0], shape=region.shape, row_dims=region.layer.row_dims)
     if len(parts) == 1:
         return first
@@ -232,7 +233,7 @@ def _join(
     zero_points = [part.zero_points for part in parts]
     if any(zeros.size for zeros in zero_points):
         zero_points = [z if z.size else np.zeros_like(s) for s, z in zip(scales, zero_points, strict=True)]
-    if first.quant_axis == -1 and first.scales.size:  # one scale a block: one a row says the same
+    if first.quant_axis == -1 and first.scales.size:  # a scale per block becomes a scale per row
         scales = [np.repeat(s, piece.rows) for s, (piece, _) in zip(scales, found, strict=True)]
         zero_points = [np.repeat(z, piece.rows) for z, (piece, _) in zip(zero_points, found, strict=True)]
         first = replace(first, quant_axis=0)

@@ -1,4 +1,4 @@
-"""V1 and V2 Parquet files as they are, without an index: small columns at open, values through pyarrow."""
+"""V1 and V2 Parquet files without an index: small columns are read on opening, values later through pyarrow."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ from arrowquant_dist.format.schema import V1_SCHEMA, VERSION_KEY
 from arrowquant_dist.storage.base import Store
 
 READ_BUFFER_NBYTES = 1 << 20
-_FEW_ROWS = 1 << 10  # whose small columns are read together, of more one after another
-_SPARE_NBYTES, _SPARE_ROW_NBYTES = 1 << 16, 64  # of a column's pages beside the values
+_FEW_ROWS = 1 << 10  # up to so many rows small columns are read together, otherwise one after another
+_SPARE_NBYTES, _SPARE_ROW_NBYTES = 1 << 16, 64  # allowed besides the values in a column's pages, and per row
 
 
 class ReadCounter:
-    """Bytes asked of the store. Thread-safe."""
+    """Counts bytes requested from the store. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -56,9 +56,10 @@ class ReadCounter:
 
 
 class OpenRowGroup:
-    """The row group that was read last, open after that row: the next one is likely to follow. Thread-safe.
+    """The row group that was read last, kept open after the row that was read, since the next row is likely to follow.
+    Thread-safe.
 
-    Row by row, since a whole row group, decoded at once, takes up to five times its size.
+    It is read row by row, because decoding a whole row group at once takes up to five times its size.
     """
 
     def __init__(self) -> None:
@@ -68,12 +69,12 @@ class OpenRowGroup:
         self._next = 0
 
     def row(self, key: tuple[str, int], row: int, start: Callable[[], Iterator[pa.RecordBatch]]) -> Any:
-        """Row `row` of the row group `key`, whose rows `start` gives from the first on. None if it has fewer."""
+        """Row `row` of the row group `key`; None if it has fewer rows. start: returns the rows from the first on."""
         with self._lock:
             if self._key != key or row < self._next:
-                self._key, self._rows = None, iter(())  # the old one's memory goes before the new one's comes
+                self._key, self._rows = None, iter(())  # frees the old one's memory before the new one's
                 self._rows, self._next = start(), 0
-            self._key = None  # a row that can't be read leaves nothing open
+            self._key = None  # if a row cannot be read, nothing stays open
             found = None
             while self._next <= row:
                 found = next(self._rows, None)
@@ -83,12 +84,14 @@ class OpenRowGroup:
 
 
 class BareFile:
-    """One Parquet file. A row group of several rows is read from its first on, so best in their order.
+    """One Parquet file. Row groups of several rows are read from their first row on, so rows are best read in order.
 
-    version: `1` or `2`. blocks: its rows, unchecked (see layers.group_layers). kept_nbytes: the most memory
-    that such a row group takes in `kept`. Raises NotFound for what is another table, CorruptWeights for what is not
-    V1 or V2 in some other way.
-    No thread of Arrow's reads: one that lets go of a Python object while the interpreter ends takes the process down.
+    version: `1` or `2`. blocks: its rows, unchecked (see layers.group_layers). kept_nbytes: the most memory that a row
+    group of several rows takes in `kept`. Raises NotFound if the file is some other table, and CorruptWeights if it is
+    not V1 or V2 in some other way.
+
+    Arrow's threads are not used for reading: one that releases a Python object while the interpreter shuts down
+    terminates the process.
     """
 
     def __init__(self, store: Store, path: str, kept: OpenRowGroup) -> None:
@@ -108,8 +111,8 @@ class BareFile:
         self.blocks = tuple(self._blocks(small))
 
     def read(self, block: StoredBlock, counter: ReadCounter) -> Values:
-        """The block's values, as the caller's own memory. CorruptWeights, which names the layer, where Parquet cannot
-        decode them."""
+        """The block's values, in memory that is the caller's. Raises CorruptWeights, naming the layer, if Parquet
+        cannot decode them."""
         layer = block.header.layer_name
         try:
             batch = self._row(block, counter)
@@ -124,14 +127,14 @@ class BareFile:
         return Values.of(blobs)
 
     def size_problem(self, block: StoredBlock) -> str | None:
-        """What Parquet's own sizes rule out: no memory is taken for a shape that its file cannot fill, nor for pages
-        that hold more than their rows can need."""
+        """Why a block is impossible by the sizes that Parquet states; None if it is possible. So no memory is taken for
+        a shape that the file cannot fill, nor for pages that hold more than their rows can need."""
         column = self._data_column(block.row_group)
         rows, has_dictionary = self._group_rows[block.row_group], column.has_dictionary_page
         nbytes = block.header.data_nbytes
         if nbytes > column.total_uncompressed_size and not (
             has_dictionary and rows > 1
-        ):  # equal ones are stored once
+        ):  # equal values are stored once
             return f"data has at most {counted(column.total_uncompressed_size, 'byte')}, but needs {nbytes}"
         if rows == 1 and column.total_uncompressed_size > _page_nbytes(
             nbytes, 1, has_dictionary=has_dictionary
@@ -140,12 +143,13 @@ class BareFile:
         return None
 
     def data_range(self, block: StoredBlock) -> StoredRange:
-        """Where in the object the pages lie that hold the block's data (and that of its row group)."""
+        """Where in the object the pages are that hold the block's data (and the data of its whole row group)."""
         column = self._data_column(block.row_group)
         return StoredRange(pages_start(column), column.total_compressed_size, block.header.data_nbytes)
 
     def _small_columns(self, reader: BinaryIO, schema: pa.Schema) -> dict[str, list[Any]]:
-        """Texts come as a dictionary and indices, so that one that repeats takes no more memory than it does stored."""
+        """The values of the small columns. Texts are read as a dictionary and indices, so that repeated texts take no
+        more memory than they do in the file."""
         columns = [column for column in HEADER_COLUMNS if column.name in self._names]
         guarded = GuardedReader(reader)
         guarded.limit(small_columns(self._metadata, [column.name for column in columns]))
@@ -157,7 +161,7 @@ class BareFile:
         file = pq.ParquetFile(
             guarded, metadata=self._metadata, read_dictionary=texts, page_checksum_verification=True
         )
-        if sum(self._group_rows) <= _FEW_ROWS:  # a call takes longer than what it then reads
+        if sum(self._group_rows) <= _FEW_ROWS:  # a call takes longer than the reading itself
             table = file.read(columns=[column.name for column in columns], use_threads=False)
             return {column.name: self._plain(table, column) for column in columns}
         return {
@@ -192,7 +196,8 @@ class BareFile:
             yield from file.iter_batches(1, row_groups=[group], columns=names, use_threads=False)
 
     def _page_limits(self, group: int) -> list[PageLimit]:
-        """What the rows of a row group need, by their headers. CorruptWeights where one of them is impossible."""
+        """Limits on the pages of a row group, by what the headers say its rows need. Raises CorruptWeights if a row is
+        impossible."""
         first = sum(self._group_rows[:group])
         rows = [block.header for block in self.blocks[first : first + self._group_rows[group]]]
         for row in rows:
@@ -215,7 +220,7 @@ class BareFile:
         return limits
 
     def _nbytes(self, group: int) -> int:
-        """Memory that decoding a row group takes: a stored page, and twice what is in it."""
+        """Memory for decoding a row group: the stored pages, and twice their content."""
         columns = self._metadata.row_group(group)
         chunks = [columns.column(i) for i in range(columns.num_columns)]
         return sum(chunk.total_compressed_size + 2 * chunk.total_uncompressed_size for chunk in chunks)
@@ -235,7 +240,7 @@ class BareFile:
         return version
 
     def _known_names(self, schema: pa.Schema) -> frozenset[str]:
-        """The columns to read: those that the version has, which have to be there, and those that any file may have."""
+        """The columns to read: those of the version, which must be present, and optional ones that are present."""
         names = set()
         for column in COLUMNS:
             name = column.name
@@ -270,7 +275,7 @@ class BareFile:
     def _blocks(self, small: dict[str, list[Any]]) -> Iterator[StoredBlock]:
         dtypes = [
             dtype.removeprefix("torch.") for dtype in small["dtype"]
-        ]  # str(tensor.dtype), in some V1 files
+        ]  # some V1 files have str(tensor.dtype)
         places = [(group, row) for group, rows in enumerate(self._group_rows) for row in range(rows)]
         headers = headers_of({**small, "dtype": dtypes}, len(places))
         for (group, row), header in zip(places, headers, strict=True):
@@ -288,7 +293,7 @@ class BareFile:
             EOFError,
             ValueError,
             MemoryError,
-        ) as error:  # damage looks like any
+        ) as error:  # a damaged file may raise any of these
             raise self._corrupt(f"Parquet cannot read it ({error})") from error
 
     def _corrupt(self, problem: str, layer: str | None = None) -> CorruptWeights:
@@ -297,8 +302,8 @@ class BareFile:
 
 
 def _page_nbytes(nbytes: int, rows: int, *, has_dictionary: bool) -> int:
-    """What a column's pages may take for `nbytes` in so many rows: as much again for a dictionary that writers gave
-    up halfway."""
+    """Upper bound of the size of a column's pages for `nbytes` of values in so many rows. With a dictionary it is twice
+    as much, because writers may have given the dictionary up halfway."""
     return nbytes * (2 if has_dictionary else 1) + _SPARE_NBYTES + _SPARE_ROW_NBYTES * rows
 
 
@@ -307,7 +312,7 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 def _blob(column: pa.Array) -> np.ndarray:
-    """The only value of a binary column, uint8, copied out of Arrow's memory through its buffers."""
+    """The only value of a binary column, uint8, copied from Arrow's buffers."""
     _, offsets, data = column.buffers()
     width = np.int64 if pa.types.is_large_binary(column.type) else np.int32
     start, stop = np.frombuffer(offsets, width)[column.offset :][:2]

@@ -1,4 +1,4 @@
-"""Which files are the dataset where no manifest says so, and what a place is that holds none."""
+"""Which files of a folder without a manifest are the dataset, and what a place is that holds no dataset."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _NUMBERED = re.compile(r"(.*)-(\d+)-of-(\d+)\.parquet")
 
 
 def bare_paths(store: Store) -> Sequence[str]:
-    """The Parquet files of a folder without a manifest, or "" for a store that is itself one. NotFound says what is
-    there instead; IncompleteDataset names files that are missing by the numbers of the others."""
+    """Paths of the Parquet files of a folder without a manifest, or "" if the store is itself a file. Raises NotFound,
+    saying what is there instead, and IncompleteDataset if the numbers in names show that files are missing."""
     if store.exists(""):
         _refuse_other_file(store)
         return [""]
@@ -39,20 +39,20 @@ def bare_paths(store: Store) -> Sequence[str]:
 
 
 def refuse_begun_export(store: Store) -> None:
-    """NotFound where weights of an export lie without its record."""
+    """Raises NotFound if there are weights of an export without its record."""
     found = [info.path for info in store.list()] if not store.exists("") else []
     if RECORD_PATH not in found and marked(store, _weights(found)[:1]) is not None:
         raise NotFound(UNFINISHED, uri=store.uri)
 
 
 def refuse_export(store: Store) -> None:
-    """NotFound where a finished export is that is no dataset: not Parquet."""
+    """Raises NotFound for a finished export that is not a dataset, since it is not Parquet."""
     if store.exists(RECORD_PATH) and (reason := finished_export(store)) is not None:
         raise NotFound(reason, uri=store.uri)
 
 
 def _refuse_other_file(store: Store) -> None:
-    """NotFound for a file that is no Parquet by its name nor by its first bytes."""
+    """Raises NotFound for a file that is Parquet neither by its name nor by its first bytes."""
     if store.uri.endswith(_SUFFIX):
         return
     nbytes = min(store.size(""), len(_MAGIC))
@@ -64,7 +64,7 @@ def _refuse_other_file(store: Store) -> None:
 
 
 def _refuse_missing(store: Store, paths: Sequence[str]) -> None:
-    """IncompleteDataset where names say how many files there are, and some are not here."""
+    """Raises IncompleteDataset if names say how many files there are and some of them are missing."""
     there: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     for path in paths:
         if (match := _NUMBERED.fullmatch(path)) is not None:
@@ -78,8 +78,8 @@ def _refuse_missing(store: Store, paths: Sequence[str]) -> None:
 
 
 def _refuse_links_to_nothing(store: Store) -> None:
-    """NoRegularFile: no listing has them, so a part of the dataset would be missing without a word. Folders may be
-    named as files are, and FIFOs are refused when they are opened."""
+    """Raises NoRegularFile for links to nothing: no listing contains them, so a part of the dataset would be missing
+    silently. Folders may have names like files, and FIFOs are refused when they are opened."""
     if is_local(store.uri):
         for path, what in obstructed(Path(store.uri), is_data):
             if not Path(store.uri, path).exists():
@@ -88,7 +88,7 @@ def _refuse_links_to_nothing(store: Store) -> None:
 
 
 def why_no_dataset(store: Store, paths: Sequence[str]) -> str:
-    """Of a folder without Parquet files."""
+    """Why a folder without Parquet files is not a dataset. paths: all files in it."""
     if RECORD_PATH in paths and (reason := finished_export(store)) is not None:
         return reason
     if SERVED_PATH in paths:
@@ -104,10 +104,10 @@ def why_no_dataset(store: Store, paths: Sequence[str]) -> str:
 
 
 def _weights(paths: Sequence[str]) -> list[str]:
-    """Of checkpoints."""
+    """Those paths that are weights of a checkpoint, by their suffix."""
     return [path for path in paths if path.endswith((".safetensors", ".bin", ".pt", ".pth", ".gguf"))]
 
 
 def is_data(path: str) -> bool:
-    """Parquet files that are not hidden, as other readers of such folders see it."""
+    """Whether a path is a Parquet file that is not hidden, by the rules of other readers of such folders."""
     return path.endswith(_SUFFIX) and not any(part[0] in "._" for part in PurePosixPath(path).parts)

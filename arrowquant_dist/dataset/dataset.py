@@ -1,4 +1,4 @@
-"""A dataset at rest as layers to read: a manifest and its index, or V1 and V2 Parquet files as they are."""
+"""A dataset at rest, seen as layers to read: a manifest with its index, or V1 and V2 Parquet files without one."""
 
 from __future__ import annotations
 
@@ -54,10 +54,11 @@ _NO_BYTES = ByteRange(0, 0)
 class Dataset:
     """The layers of one dataset, readable whole, by block or by rows. Thread-safe.
 
-    layers: by name, in storage order. aliases: {name: stored name} of tied tensors. schema_version: `1` or
-    `2`. manifest: None for bare files, whose rows are verified but whose completeness nobody vouches for. allocate:
-    memory for what is read of indexed parts, and for codes of several blocks; by default over a network, where many are
-    read at a time, such that goes back to the system at once (of local parts this took 0.14 s instead of 0.126).
+    layers: layers by name, in storage order. aliases: {name: stored name} of tied tensors. schema_version: `1` or `2`.
+    manifest: None for bare files, whose rows are verified but whose completeness is not known. allocate: allocates the
+    memory for bytes read from indexed parts, and for the joined codes of several blocks. The default for stores over a
+    network, where many blocks are read at a time, is memory that goes back to the system as soon as it is freed (for
+    local parts this took 0.14 s instead of 0.126).
     """
 
     def __init__(
@@ -82,16 +83,16 @@ class Dataset:
 
     @classmethod
     def open(cls, uri: str, storage: Storage = DEFAULT_STORAGE) -> Dataset:
-        """Reads what is known without weights: manifest and index, or the small columns of each Parquet file.
+        """Opens a dataset and reads all but its weights: manifest and index, or the small columns of each Parquet file.
 
-        uri: a target, a V1 or V2 file, or a folder of them. Raises NotFound, CorruptWeights where index,
-        rows or shapes contradict each other, IncompleteDataset for an unfinished target and for missing rows.
+        uri: a target, a V1 or V2 file, or a folder of such files. Raises NotFound, CorruptWeights if index, rows or
+        shapes contradict each other, and IncompleteDataset for an unfinished target and for missing rows.
         """
         return cls.of(open_store(uri, storage))
 
     @classmethod
     def of(cls, store: Store) -> Dataset:
-        """As `open`, of the dataset at `store`."""
+        """Like `open`, for the dataset at `store`."""
         dataset = cls.unconfirmed(store)
         if dataset.manifest is not None:
             dataset.manifest.refuse_cleared(store)
@@ -99,26 +100,26 @@ class Dataset:
 
     @classmethod
     def unconfirmed(cls, store: Store) -> Dataset:
-        """As `of`, without the request that asks whether parts are there: for who reads them and is told then."""
+        """Like `of`, without the request that checks whether parts exist: for callers that notice when they read."""
         return _open_indexed(store) if store.has_file(MANIFEST_PATH) else _open_bare(store)
 
     @property
     def transferred(self) -> Transferred:
-        """What was read so far."""
+        """Traffic of the store so far."""
         return self.store.traffic.total
 
     @property
     def kept_nbytes(self) -> int:
-        """Memory held between reads: the open row group of bare files that have several rows in one."""
+        """Memory held between reads: the open row group of bare files whose row groups have several rows."""
         return max((file.kept_nbytes for file in self._files.values()), default=0)
 
     @property
     def nbytes_read(self) -> int:
-        """Bytes asked of the store for weights so far."""
+        """Bytes of weights requested from the store so far."""
         return self._reads.counter.nbytes
 
     def layer(self, name: str) -> StoredLayer:
-        """The layer that `name`, or what it is an alias of, is stored as. UnknownLayer has near names."""
+        """The stored layer of this name or alias. Raises UnknownLayer, which suggests similar names."""
         stored = self.layers.get(self.aliases.get(name, name))
         if stored is None:
             near = difflib.get_close_matches(name, [*self.layers, *self.aliases], 3, 0.5)
@@ -127,14 +128,15 @@ class Dataset:
         return stored
 
     def read_block(self, block: StoredBlock, *, verify: bool = True) -> QuantizedTensor:
-        """A whole block, in memory of its own. verify: its checksum; CorruptWeights has the byte range."""
+        """A whole block, in memory of its own. verify: whether to verify its checksums. Raises CorruptWeights, with the
+        byte range if data differs."""
         return self.read_piece(Piece(block, 0, block.header.rows), verify=verify)
 
     def read_rows(self, name: str, start: int, stop: int, *, verify: bool = True) -> list[QuantizedTensor]:
-        """Rows [start, stop) of a layer seen as [prod(shape[:row_dims]), columns], a piece for each block.
+        """Rows [start, stop) of a layer seen as [prod(shape[:row_dims]), columns], one tensor for each block.
 
-        Reads those rows' bytes alone where the dataset is indexed and uncompressed (with verify: their 1 MiB
-        chunks), else the blocks they are in.
+        If the dataset is indexed and uncompressed, only the bytes of these rows are read (to verify them, their 1 MiB
+        chunks), else the whole blocks that contain them. Raises InvalidConfig for rows outside the layer.
         """
         layer = self.layer(name)
         if not 0 <= start <= stop <= layer.rows:
@@ -147,7 +149,7 @@ class Dataset:
     ) -> np.ndarray:
         """Values [start, stop) of a layer in C order, decoded to its dtype: uint8 [n · itemsize], from `allocate`.
 
-        Memory: a stored row besides, and its values where not all of them are wanted.
+        Memory besides: a stored row, and its decoded values if only some of them are wanted.
         """
         layer = self.layer(name)
         itemsize, columns = DTYPES[layer.dtype].itemsize, layer.columns
@@ -168,31 +170,31 @@ class Dataset:
 
     @property
     def largest_row_nbytes(self) -> int:
-        """Memory that reading any one row takes at its peak, its codes included, and what is held from row to row."""
+        """Peak memory for reading any one row, its codes included, plus what is held from row to row."""
         blocks = (block for layer in self.layers.values() for block in layer.blocks)
         rows = (self.piece_nbytes(Piece(block, 0, block.header.rows)) for block in blocks)
         return self.kept_nbytes + max(rows, default=0)
 
     def piece_nbytes(self, piece: Piece, *, verify: bool = True) -> int:
-        """Memory that `read_piece` takes at its peak, its result included."""
+        """Peak memory of `read_piece`, its result included."""
         block = piece.block
         if block.ranges is not None:
             return peak_nbytes(block.ranges, read_range(piece, verify=verify))
-        copies = 2 if self.kept_nbytes else 4  # decoded and our copy; a page of its own comes in two forms
+        copies = 2 if self.kept_nbytes else 4  # decoded and our copy; a page of its own in two more forms
         return copies * block.stored_nbytes
 
     def fetched_nbytes(self, piece: Piece) -> int:
-        """Those of `piece_nbytes` that are read of a whole block of an indexed dataset."""
+        """The share of `piece_nbytes` for stored bytes, when a whole block of an indexed dataset is read."""
         ranges = piece.block.ranges
         return fetched_nbytes(ranges, ByteRange(0, ranges.data.nbytes)) if ranges is not None else 0
 
     def scales_nbytes(self, piece: Piece) -> int:
-        """Memory that `read_scales` takes at its peak, its result included."""
+        """Peak memory of `read_scales`, its result included."""
         ranges = piece.block.ranges
         return peak_nbytes(ranges, _NO_BYTES) if ranges is not None else self.piece_nbytes(piece)
 
     def values_into_nbytes(self, piece: Piece, *, verify: bool = True) -> int:
-        """Memory that `values_into` takes at its peak, beside what it fills and what a conversion of dtypes takes."""
+        """Peak memory of `values_into`, without the array that it fills and without what converting dtypes takes."""
         ranges = piece.block.ranges
         if ranges is None or not self.reads_in_steps(piece.block):
             return self.piece_nbytes(piece, verify=verify)
@@ -201,7 +203,8 @@ class Dataset:
     def values_into(
         self, piece: Piece, out: np.ndarray, dtype: str, columns: range | None = None, *, verify: bool = True
     ) -> None:
-        """Decodes a piece into `out`, as QuantizedTensor.values_into has it; otherwise as `read_piece`."""
+        """Decodes a piece into `out`. out, dtype, columns: as in QuantizedTensor.values_into; the rest is as in
+        `read_piece`."""
         block, ranges = piece.block, piece.block.ranges
         if columns is None and piece.is_whole and self._from_window(piece, out, dtype, verify=verify):
             return
@@ -220,7 +223,7 @@ class Dataset:
                 piece_tensor(values, Piece(block, first, stop)).values_into(place, dtype, columns)
 
     def _from_window(self, piece: Piece, out: np.ndarray, dtype: str, *, verify: bool) -> bool:
-        """`values_into` for a whole block that lies uncompressed in what was read together; False where it does not."""
+        """`values_into` for a whole uncompressed block that was read together with others; False if it was not."""
         block, ranges = piece.block, piece.block.ranges
         if ranges is None or ranges.compression != "none":
             return False
@@ -237,20 +240,20 @@ class Dataset:
     def read_piece(
         self, piece: Piece, *, verify: bool = True, allocate: Allocate | None = None
     ) -> QuantizedTensor:
-        """Some rows of one block, in memory of their own; otherwise as `read_block`. allocate: where the codes of an
-        uncompressed local block go, with what else is in their chunks."""
+        """Some rows of one block, in memory of their own; otherwise like `read_block`. allocate: allocates the memory
+        for the codes of an uncompressed local block, and for the rest of their chunks."""
         wanted = read_range(piece, verify=verify)
         return piece_tensor(self._read(piece.block, wanted, allocate, verify=verify), piece)
 
     def read_scales(self, piece: Piece, *, verify: bool = True) -> QuantizedTensor:
-        """As `read_piece`, with no codes: where the dataset is indexed these are not read."""
+        """Like `read_piece`, but without codes, which are not read if the dataset is indexed."""
         tensor = piece_tensor(self._read(piece.block, _NO_BYTES, verify=verify), piece)
         return replace(tensor, codes=tensor.codes[:0])
 
     def _read(
         self, block: StoredBlock, wanted: ByteRange, allocate: Allocate | None = None, *, verify: bool
     ) -> Values:
-        """Bytes `wanted` of the block's data, where they can be read alone, and its other values."""
+        """The block's values, of its data only the bytes `wanted`, if these can be read alone."""
         if block.ranges is not None and wanted.nbytes > STEP_NBYTES and self.reads_in_steps(block):
             reader = self._reader(block, block.ranges, verify=verify)
             with Explained(block, reader.url):
@@ -271,8 +274,8 @@ class Dataset:
 
     @contextmanager
     def reading_together(self, together: Sequence[Piece], places: Sequence[PathRange]) -> Iterator[None]:
-        """Small blocks, read with as few requests as they lie in, and held; this thread's `values_into` takes them from
-        there. places: what `joined_pieces` says of them."""
+        """A context that reads several small blocks in few requests and holds their bytes, from which `values_into`
+        takes them in this thread. places: the ranges to read, from `joined_pieces`."""
         memory, held = self.read_places(
             places, lambda path: next(piece.block for piece in together if piece.block.path == path)
         )
@@ -282,10 +285,11 @@ class Dataset:
     def read_places(
         self, places: Sequence[PathRange], block_in: Callable[[str], StoredBlock]
     ) -> tuple[np.ndarray, list[Window]]:
-        """Bytes of objects: uint8, this thread's until it reads others so, and where in it they are. What cannot be
-        read so is left out: it is to be read alone, and only who needs what is not there says so.
+        """Reads ranges of objects into memory of this thread, which is valid until the thread reads others this way.
 
-        block_in: one of an object's blocks that they are read for. StorageError where it was asked for in vain.
+        Returns the memory, uint8, and the windows that say where in it the bytes are. Ranges that cannot be read are
+        left out: they are to be read alone, which raises the error if somebody needs them. block_in: returns one of the
+        blocks that are read from an object, for errors. Raises StorageError if repeated requests have failed.
         """
         memory, held = self._reads.windows.memory_for(places), []
         for window in laid_out(places):
@@ -302,11 +306,11 @@ class Dataset:
 
     @property
     def is_reading_together(self) -> bool:
-        """Whether this thread is within `reading_together`, and something could be read so."""
+        """Whether this thread is within `reading_together` and some bytes could be read that way."""
         return self._reads.windows.are_held
 
     def reads_in_steps(self, block: StoredBlock) -> bool:
-        """Whether `values_into` takes a step's memory, and any rows cost their own chunks alone."""
+        """Whether `values_into` only takes the memory of a step, and only reads the chunks of the rows wanted."""
         return self.store.is_near and block.ranges is not None and block.ranges.compression == "none"
 
     def _reader(self, block: StoredBlock, ranges: BlobRanges, *, verify: bool) -> BlockReader:
@@ -314,7 +318,7 @@ class Dataset:
 
 
 def alias_errors(manifest: Manifest, layers: Container[str], uri: str) -> list[CorruptWeights]:
-    """Tied names that point to no layer, or hide one. uri: of the manifest."""
+    """Errors for aliases that point to no layer, or have the name of one. uri: that of the manifest."""
     return [
         CorruptWeights(f"it is tied to {stored!r}, and that cannot be; quantize anew", layer=alias, uri=uri)
         for alias, stored in manifest.aliases.items()

@@ -1,4 +1,4 @@
-"""Errors of a part, as errors of the layer that was read of it."""
+"""Turns errors about a part into errors about the layer that was read from it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from arrowquant_dist.errors import CorruptWeights, IncompleteDataset, NotFound, 
 
 
 class Explained:
-    """A context in which errors say which layer of which object it was.
+    """A context that adds layer and object to errors. url: that of the block's object.
 
-    A class: what contextmanager makes takes five times as long, which small layers feel. url: of the block's object.
+    It is a class, because a function with contextmanager takes five times as long, which matters for small layers.
     """
 
     def __init__(self, block: StoredBlock, url: str) -> None:

@@ -1,7 +1,7 @@
-"""The layers of a dataset that has an index: checked all at once, and each made when it is asked for.
+"""The layers of a dataset with an index: all are checked at once, and each is made when it is asked for.
 
-A dataset of 10,000 layers is opened to read a few of them, and MiniLM's 104 to read all by their columns alone: a
-Python object for each row, its header and its four ranges took half the time that opening takes.
+A dataset of 10,000 layers may be opened to read a few of them, and MiniLM's 104 layers are all read from index columns
+alone: making a Python object for each row, its header and its four ranges took half the time of opening.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from arrowquant_dist.format.record import most_stored_nbytes
 from arrowquant_dist.format.row import BLOB_NAMES
 from arrowquant_dist.target.index import Coded, IndexTable
 
-# What a row's header says, but for its name and its checksum: rows that are alike in this are checked once.
+# A row's header without its name and checksum: of rows that are alike in these columns only one is checked.
 _SHAPES = ("shape", "layer_shape")
 _TEXTS = ("dtype", "quant_type")
 _AT_ONCE = 16  # layers
@@ -28,8 +28,8 @@ _NUMBERS = ("row_start", "row_dims", "quant_axis", "group_size", "num_params")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowPlaces:
-    """Where each row's values lie. paths: of its part. values: [(offset, stored bytes) of each value, in the order of
-    Blobs] of each row. nbytes: the sum of those bytes."""
+    """Where the values of each row are. paths: path of its part. values: (offset, stored size) of each of its values,
+    in the order of Blobs. nbytes: sum of these sizes."""
 
     paths: Sequence[str]
     values: Sequence[tuple[tuple[int, int], ...]]
@@ -47,8 +47,9 @@ class RowPlaces:
 class IndexedLayers(Mapping[str, StoredLayer]):
     """Layers by name, in the order of their first rows. Thread-safe.
 
-    table: where all of them are. kinds: of each row, the number of its kind; rows of one kind have equal headers, but
-    for names and checksums, and values of equal sizes. samples: of each kind, the block of its first row.
+    table: the index. rows: the rows of the table for each layer. kinds: number of the kind of each row; rows of a kind
+    have equal headers, except for names and checksums, and values of equal sizes. samples: for each kind the block of
+    its first row.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class IndexedLayers(Mapping[str, StoredLayer]):
         return len(self._rows)
 
     def rows_of(self, name: str) -> Sequence[int]:
-        """The rows of the table that a layer is stored in, ascending by what they hold of it."""
+        """The rows of the table in which a layer is stored, sorted by the rows of the layer that they hold."""
         return self._rows[name]
 
     @cached_property
@@ -85,7 +86,7 @@ class IndexedLayers(Mapping[str, StoredLayer]):
 
     @cached_property
     def checksums(self) -> list[str]:
-        """Of each row."""
+        """The checksum of each row."""
         return [text or "" for text in self.table.texts["checksum"].to_list()]
 
     @cached_property
@@ -97,8 +98,8 @@ class IndexedLayers(Mapping[str, StoredLayer]):
         return {name: at for at, name in enumerate(self._rows)}
 
     def _make(self, name: str) -> list[StoredLayer]:
-        """This one and those that follow it, which are asked for next, mostly: to make one alone takes three times as
-        long."""
+        """Makes this layer and some that follow it, which are usually asked for next: making each alone takes three
+        times as long."""
         at = self._places[name]
         names = self._names[at : at + _AT_ONCE]
         blocks = iter(blocks_of(self.table, [row for one in names for row in self._rows[one]]))
@@ -114,13 +115,13 @@ def blocks_of(table: IndexTable, rows: Sequence[int]) -> list[StoredBlock]:
 def indexed_layers(
     table: IndexTable, url: Callable[[str], str]
 ) -> tuple[Mapping[str, StoredLayer], list[ArrowQuantError]]:
-    """As group_layers of all blocks."""
+    """Like group_layers for all blocks of the table."""
     found = _sound(table, url)
     return (found, []) if found is not None else group_layers(blocks_of(table, range(table.rows)), url)
 
 
 def _sound(table: IndexTable, url: Callable[[str], str]) -> IndexedLayers | None:
-    """None where anything is wrong, for group_layers to say what."""
+    """The layers; None if anything is wrong, which group_layers then reports."""
     kinds, samples = _kinds(table)
     problems = BlockProblems()
     blocks = blocks_of(table, samples)
@@ -141,7 +142,7 @@ def _sound(table: IndexTable, url: Callable[[str], str]) -> IndexedLayers | None
 
 
 def _kinds(table: IndexTable) -> tuple[np.ndarray, list[int]]:
-    """int64 [rows], and of each kind its first row."""
+    """(the kind of each row, int64 [rows]; the first row of each kind)."""
     columns: list[list[int]] = [table.shapes[name].codes.tolist() for name in _SHAPES]
     columns += [table.texts[name].codes.tolist() for name in _TEXTS]
     columns += [table.numbers[name].tolist() for name in _NUMBERS]
@@ -163,7 +164,7 @@ def _are_empty(texts: Coded[str | None]) -> np.ndarray:
 
 
 def _are_ranges(table: IndexTable) -> bool:
-    """Whether ranges_problem finds nothing, in any row."""
+    """Whether ranges_problem would find nothing wrong in any row."""
     compression = table.texts["compression"]
     if not {*compression.values} <= {"none", "zstd"}:
         return False

@@ -1,4 +1,4 @@
-"""What a dataset holds, known from small columns alone: its row blocks, grouped into layers, and checked."""
+"""What a dataset holds, as known from its small columns: its row blocks, checked and grouped into layers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from arrowquant_dist.errors import ArrowQuantError, CorruptWeights, IncompleteDa
 from arrowquant_dist.format.record import BlobRanges, RowRecord, ranges_problem
 from arrowquant_dist.format.row import HEADER_NAMES, Blobs, RowHeader, row_problem, sizes_problem
 
-# of a row: all but its name, and its checksum, which is there
+# all of a row's header but its name and its checksum
 _WHAT_COUNTS = attrgetter(*(name for name in HEADER_NAMES if name not in {"layer_name", "checksum"}))
 
 
@@ -23,8 +23,9 @@ _WHAT_COUNTS = attrgetter(*(name for name in HEADER_NAMES if name not in {"layer
 class StoredBlock:
     """One row of a dataset, without its values, and where they are.
 
-    path: the object, under the dataset's root. ranges: None where Parquet alone knows. What is worked out of these is
-    kept: to read a small block takes less time than to work it out again at each step.
+    header: its small columns. path: path of the object, relative to the dataset's root. row_group, row_in_group: where
+    the row is in the object. ranges: None if only Parquet knows them. What is derived from the header is cached,
+    because computing it at each step takes longer than reading a small block.
     """
 
     header: RowHeader
@@ -35,27 +36,27 @@ class StoredBlock:
 
     @classmethod
     def from_record(cls, path: str, record: RowRecord) -> StoredBlock:
-        """What the index says of a row in the part at `path`."""
+        """The block for an index record of a row in the part at `path`."""
         return cls(record.header, path, record.row_group, record.row_in_group, record.ranges)
 
     @cached_property
     def rows(self) -> int:
-        """As the header has it."""
+        """See RowHeader.rows."""
         return self.header.rows
 
     @cached_property
     def row_nbytes(self) -> int:
-        """As the header has it."""
+        """See RowHeader.row_nbytes."""
         return self.header.row_nbytes
 
     @cached_property
     def is_whole(self) -> bool:
-        """As the header has it."""
+        """See RowHeader.is_whole."""
         return self.header.is_whole
 
     @property
     def stored_nbytes(self) -> int:
-        """Bytes of the row's values in its object (where only Parquet knows: decompressed)."""
+        """Bytes of the row's values in its object (decompressed if only Parquet knows where they are)."""
         if self.ranges is None:
             return self.header.data_nbytes + 4 * self.header.scale_count + self.header.digests_nbytes
         return sum(value.stored_nbytes for value in self.ranges)
@@ -63,8 +64,8 @@ class StoredBlock:
 
 @dataclass(frozen=True)
 class StoredLayer:
-    """A layer of a dataset. shape: the whole layer's. blocks: complete, sorted by row_start. What is worked out of
-    these is kept, as in StoredBlock."""
+    """A layer of a dataset. shape: shape of the whole layer. blocks: all of its blocks, sorted by row_start. Values
+    derived from these are cached, as in StoredBlock."""
 
     name: str
     shape: tuple[int, ...]
@@ -98,22 +99,22 @@ class StoredLayer:
 
     @property
     def quant_type(self) -> str:
-        """The blocks' type; `mixed` where they differ (a block that fp16 cannot hold is `none`)."""
+        """The type of all blocks; `mixed` if they differ (a block that fp16 cannot hold is `none`)."""
         types = {block.header.quant_type for block in self.blocks}
         return types.pop() if len(types) == 1 else "mixed"
 
 
 class BlockProblems:
-    """What is impossible about blocks, known before any memory is taken for their values.
+    """Finds impossible blocks before any memory is taken for their values.
 
-    Layers of a model repeat a few shapes: what is said of one that is alike in all that counts is not worked out again.
+    Layers of a model repeat a few shapes, so the result for a block is reused for all that are alike in what counts.
     """
 
     def __init__(self) -> None:
         self._known: dict[tuple[object, ...], tuple[str | None, str | None]] = {}
 
     def of(self, block: StoredBlock) -> str | None:
-        """None if nothing."""
+        """Why a block is impossible; None if it is possible."""
         ranges = block.ranges
         sizes = None if ranges is None else tuple([value.nbytes for value in ranges])
         alike = (*_WHAT_COUNTS(block.header), block.header.checksum == "", sizes)
@@ -126,7 +127,7 @@ class BlockProblems:
 def _of_row(block: StoredBlock) -> str | None:
     problem = row_problem(block.header)
     if problem is None and block.ranges is not None and not block.header.checksum:
-        return "its checksum is empty"  # which only V1's may be, and no index has those
+        return "its checksum is empty"  # allowed in V1 only, and no index has V1 rows
     return problem
 
 
@@ -139,9 +140,9 @@ def _of_sizes(block: StoredBlock) -> str | None:
 def group_layers(
     blocks: Iterable[StoredBlock], url: Callable[[str], str]
 ) -> tuple[dict[str, StoredLayer], list[ArrowQuantError]]:
-    """Layers by name in the order of their first block, and every reason why some of them cannot be used.
+    """Layers by name in the order of their first block, and all errors that prevent some of them from being used.
 
-    A layer with an impossible block, a gap or an overlap is not among the layers. url: full URI of a path.
+    A layer with an impossible block, a gap or an overlap is left out. url: returns the full URI of a path.
     """
     grouped: defaultdict[str, list[StoredBlock]] = defaultdict(list)
     errors: list[ArrowQuantError] = []
@@ -173,7 +174,7 @@ def _by_rows(block: StoredBlock) -> tuple[int, int]:
 
 
 def _coverage_errors(blocks: list[StoredBlock], url: Callable[[str], str]) -> Iterator[ArrowQuantError]:
-    """blocks: of one layer, sorted by row_start. They have to agree, and to cover each row once."""
+    """Yields an error unless the blocks of a layer agree and cover each row once. blocks: sorted by row_start."""
     first, path = blocks[0].header, blocks[0].path
     name = first.layer_name
     for block in blocks[1:]:

@@ -1,4 +1,4 @@
-"""Blocks of one layer that lie side by side, read at once where each request costs a round trip."""
+"""Neighbouring blocks of a layer, which are read in one request if each request costs a round trip."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from arrowquant_dist.dataset.dataset import Dataset
 from arrowquant_dist.dataset.pieces import Piece, gap_between, joined_pieces
 from arrowquant_dist.dataset.windows import PathRange, joined, windows_nbytes
 
-JOINED_NBYTES = 8 << 20  # what one request has at most, unless it is told otherwise
+JOINED_NBYTES = 8 << 20  # maximum memory for what is read in one request
 
 
 @dataclass(frozen=True, slots=True)
 class Neighbours:
-    """Pieces that one lane reads at once. at: their positions among the layer's. places: what to read for all of them;
-    none where the dataset knows better how to read it, as of one piece alone. nbytes: memory at the peak."""
+    """Pieces that one lane reads at once. at: their positions among the layer's pieces. places: the ranges to read for
+    all of them; empty if the dataset reads them better itself, as for a single piece. nbytes: peak memory."""
 
     pieces: Sequence[Piece]
     at: range
@@ -23,8 +23,8 @@ class Neighbours:
     nbytes: int
 
     def read(self, dataset: Dataset, work: Callable[[int], None]) -> None:
-        """Calls `work` with each position, which asks the dataset for that piece's values."""
-        if not self.places or dataset.is_reading_together:  # then they are there already
+        """Calls `work`, which asks the dataset for a piece's values, with each position."""
+        if not self.places or dataset.is_reading_together:  # the bytes are in memory already
             for index in self.at:
                 work(index)
             return
@@ -34,7 +34,7 @@ class Neighbours:
 
 
 def each_alone(pieces: Sequence[Piece], costs: Sequence[int]) -> list[Neighbours]:
-    """costs: memory that reading each takes at its peak."""
+    """Each piece as a group of its own. costs: peak memory of reading each piece."""
     return [
         Neighbours((piece,), range(i, i + 1), (), cost)
         for i, (piece, cost) in enumerate(zip(pieces, costs, strict=True))
@@ -42,11 +42,11 @@ def each_alone(pieces: Sequence[Piece], costs: Sequence[int]) -> list[Neighbours
 
 
 def neighbours(pieces: Sequence[Piece], beside: Sequence[int], most_nbytes: int) -> list[Neighbours]:
-    """Whole blocks of a layer of an indexed dataset, in its order: together are those that follow each other and take
-    no more than `most_nbytes` so.
+    """Groups of whole blocks of a layer of an indexed dataset, in their order: blocks that follow each other, as many
+    as take no more than `most_nbytes` of memory together.
 
-    beside: memory that each takes at its peak, beside what is read of it. Between two values up to 256 KiB are read for
-    nothing where the pieces are all of the layer, else up to 2 KiB.
+    beside: peak memory of each piece in addition to the bytes read. Gaps between two values are read along if they are
+    at most 256 KiB, or 2 KiB if the pieces are not the whole layer.
     """
     gap_nbytes = gap_between(pieces)
     found: list[Neighbours] = []

@@ -1,4 +1,4 @@
-"""A piece's own values: what is read for them, and the tensor that they are."""
+"""The values of a piece: what is read for them, and the tensor that they make up."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from arrowquant_dist.tensor import QuantizedTensor
 
 
 def read_range(piece: Piece, *, verify: bool) -> ByteRange:
-    """What to read of a piece's data, as `widened` has it."""
+    """The bytes to read of the data of a piece's block, as in `widened`."""
     block = piece.block
     if block.ranges is not None and piece.is_whole:
         return ByteRange(0, block.ranges.data.nbytes)
@@ -18,7 +18,7 @@ def read_range(piece: Piece, *, verify: bool) -> ByteRange:
 
 
 def piece_tensor(values: Values, piece: Piece) -> QuantizedTensor:
-    """The piece of what was read of its block for it, or of all of that."""
+    """The piece as a tensor. values: what was read for it, or all values of its block."""
     row, blobs, start, stop = piece.block.header, values.blobs, piece.start, piece.stop
     shape, codes, scales, zero_points = row.shape, blobs.data, blobs.scales, blobs.zero_points
     if not piece.is_whole:

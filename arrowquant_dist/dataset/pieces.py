@@ -1,4 +1,4 @@
-"""Rows of blocks: what a part of a layer is stored in, and what to read for it."""
+"""Pieces, which are rows of blocks: where a part of a layer is stored, and what to read for it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from arrowquant_dist.format.record import StoredRange
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Rows [start, stop) of a block, counted from the block's first."""
+    """Rows [start, stop) of a block, counted from the block's first row."""
 
     block: StoredBlock
     start: int
@@ -31,12 +31,12 @@ class Piece:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is all of its block."""
+        """Whether the piece is its whole block."""
         return self.rows == self.block.rows
 
 
 def pieces(layer: StoredLayer, start: int, stop: int) -> list[Piece]:
-    """What rows [start, stop) of a layer are stored in."""
+    """The pieces in which rows [start, stop) of a layer are stored."""
     is_empty = stop <= start and layer.rows == 0
     found = []
     for block in layer.blocks:
@@ -48,9 +48,9 @@ def pieces(layer: StoredLayer, start: int, stop: int) -> list[Piece]:
 
 
 def gap_between(together: Sequence[Piece]) -> int:
-    """How much may be read for nothing between two values of these: 256 KiB where they are whole layers, each in one
-    block or in several; where some are parts of layers, 2 KiB, since others' parts lie between them, and of many small
-    layers these would be more than what is asked for."""
+    """The largest gap between two values of these pieces that is read along: 256 KiB if they are whole layers, each in
+    one block or several; 2 KiB if some are parts of layers, since parts that others read lie in between, which for many
+    small layers would be more than what is asked for."""
     missing: dict[str, int] = {}
     seen: set[tuple[str, int]] = set()
     for piece in together:
@@ -66,7 +66,7 @@ def gap_between(together: Sequence[Piece]) -> int:
 
 
 def joined_pieces(together: Sequence[Piece], gap_nbytes: int) -> list[PathRange]:
-    """What to read for these pieces: a request for what lies no more than `gap_nbytes` apart."""
+    """The ranges to read for these pieces, where values that are at most `gap_nbytes` apart are in one range."""
     places = [
         (piece.block.path, value.offset, value.offset + value.stored_nbytes)
         for piece in together
@@ -77,7 +77,7 @@ def joined_pieces(together: Sequence[Piece], gap_nbytes: int) -> list[PathRange]
 
 
 def _values_of(piece: Piece) -> Iterable[StoredRange]:
-    """Where all that it needs is, verified."""
+    """The ranges of all values that are needed to read and verify the piece."""
     block, ranges = piece.block, piece.block.ranges
     if ranges is None:
         return ()

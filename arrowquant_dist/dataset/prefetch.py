@@ -1,4 +1,4 @@
-"""Loads in order, several at once, under one memory budget that random access shares."""
+"""Runs loads in order, several at once, within a memory budget that is shared with random access."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ U = TypeVar("U")
 Lane = Callable[[], None]
 
 THREAD_NAME = "arrowquant-load"
-# Of loads that are ahead more than one a worker, and this much: while a slow one is waited for others are read, and a
-# borrowed stream of large layers uses its memory again instead of having fresh pages for all of them.
+# Once there is a load for each worker, more are read ahead until they take this much: others are then read while a slow
+# one is waited for, but a borrowed stream of large layers reuses its memory instead of taking new pages for all.
 _AHEAD_NBYTES = 256 << 20
 _MOST_AHEAD_PER_WORKER = 32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Load(Generic[T]):
-    """Something to read. `begin` takes the memory; it returns lanes that fill it, and the way to the result.
+    """Something to read, within known memory.
 
-    peak_nbytes: memory from `begin` until the last lane is done. result_nbytes: from then on, at most
-    peak_nbytes. Lanes run side by side, in any thread. decodes: the stored pieces whose bytes end with the lanes, where
-    nothing of them is in the result: neighbours may be read together.
+    name: what is read, for errors. peak_nbytes: memory from `begin` until the last lane is done. result_nbytes: memory
+    from then on, at most peak_nbytes. begin: allocates the memory, and returns lanes that fill it and a function that
+    returns the result. Lanes run in parallel, in any thread. decodes: the stored pieces that are read, if their stored
+    bytes are not part of the result and are not needed after the lanes: neighbours may then be read together.
     """
 
     name: str
@@ -42,7 +43,7 @@ class Load(Generic[T]):
     decodes: tuple[Piece, ...] = ()
 
     def then(self, change: Callable[[T], U], extra_nbytes: int = 0) -> Load[U]:
-        """The same load with its result changed, which takes `extra_nbytes` more."""
+        """The same load with its result passed through `change`, which takes `extra_nbytes` more memory."""
 
         def begin() -> tuple[Sequence[Lane], Callable[[], U]]:
             lanes, result = self.begin()
@@ -53,20 +54,20 @@ class Load(Generic[T]):
 
 
 class Budget:
-    """Bytes in flight: everything from a load's beginning until its result is the caller's. Thread-safe.
+    """Counts bytes in flight: all memory from a load's beginning until its result belongs to the caller. Thread-safe.
 
-    `used` never passes `limit_nbytes`, `peak` is the most it has been. Who needs room and finds none makes
-    the streams give up what they hold ahead of time, and waits for what is being read right now.
+    `used` never exceeds `limit_nbytes`; `peak` is its maximum so far. A caller that needs room when there is none makes
+    the streams give up what they have read ahead, and waits for what is being read at the moment.
     """
 
     def __init__(self, limit_nbytes: int) -> None:
         self.limit_nbytes = limit_nbytes
         self.used = 0
         self.peak = 0
-        self.changed = threading.Condition()  # its lock, which re-enters, guards the streams' state too
+        self.changed = threading.Condition()  # its lock, which is reentrant, also guards the streams' state
         self.streams: list[Stream[Any]] = []
-        self.threads = LaneThreads()  # of loads that are waited for
-        self.waiting = 0  # how many need room: nobody reads ahead meanwhile
+        self.threads = LaneThreads()  # for loads that a caller waits for
+        self.waiting = 0  # number of callers that wait for room; meanwhile nothing is read ahead
 
     def try_take(self, nbytes: int) -> bool:
         with self.changed:
@@ -77,7 +78,8 @@ class Budget:
             return True
 
     def take(self, nbytes: int, name: str) -> None:
-        """Takes the bytes as soon as there is room. MemoryBudgetExceeded where there can never be."""
+        """Takes the bytes, waiting until there is room. Raises MemoryBudgetExceeded if there can never be. name: name
+        of the layer, for the error."""
         if nbytes > self.limit_nbytes:
             message = (
                 f"needs {rounded_size(nbytes)} of memory at once, and the budget has "
@@ -101,7 +103,7 @@ class Budget:
 
 
 def load_now(load: Load[T], budget: Budget) -> T:
-    """The result of one load, which is the caller's and no longer counts."""
+    """Runs one load and returns its result, which belongs to the caller and no longer counts in the budget."""
     budget.take(load.peak_nbytes, load.name)
     try:
         lanes, result = load.begin()
@@ -112,11 +114,11 @@ def load_now(load: Load[T], budget: Budget) -> T:
 
 
 class Stream(Generic[T]):
-    """The results of `loads` in their order, read ahead by `workers` threads as far as the budget goes.
+    """Iterates over the results of `loads` in their order, read ahead by `workers` threads as far as the budget allows.
 
-    A result counts until the next one is handed over, since a loop's variable holds it as long, or until
-    somebody needs the room. A failed load raises when its turn comes, and ends the stream. In a child that was
-    forked meanwhile there are no threads, and their locks may be shut for ever: there it raises InvalidConfig.
+    A result counts in the budget until the next one is handed over, because a loop's variable holds it that long, or
+    until somebody needs the room. A failed load raises when its turn comes, and ends the stream. A child that was
+    forked in the meantime has no threads, and their locks may stay locked for ever: there it raises InvalidConfig.
     """
 
     def __init__(self, loads: Iterable[Load[T]], budget: Budget, workers: int) -> None:
@@ -141,8 +143,8 @@ class Stream(Generic[T]):
             self.close()
 
     def close(self) -> None:
-        """Drops what is ahead. Threads end with the block they are at; nothing waits for them here, since
-        this may run in one of them (the garbage collector finishes an iterator wherever it likes)."""
+        """Drops what was read ahead. Threads end after the block they are reading, without being waited for, since this
+        may run in one of them (the garbage collector may finish an iterator in any thread)."""
         if self._pid != os.getpid():
             return
         with self._budget.changed:
@@ -156,7 +158,7 @@ class Stream(Generic[T]):
         self.pool.shutdown(wait=False, cancel_futures=True)
 
     def check_usable(self) -> None:
-        """InvalidConfig in a child that was forked meanwhile, and once it is closed."""
+        """Raises InvalidConfig if this is a child that was forked in the meantime, or if the stream is closed."""
         if self._pid != os.getpid():
             message = "this iteration was begun in the process that this one was forked from; begin another one here"
             raise InvalidConfig(message)
@@ -164,9 +166,10 @@ class Stream(Generic[T]):
             raise InvalidConfig("the loader was closed while it was read; open another")
 
     def give_up_one(self) -> bool:
-        """Drops the load that is furthest ahead, to be read again in its turn, or forgets the last result.
+        """Drops the load that is furthest ahead, which is then read again in its turn, or else stops counting the last
+        result.
 
-        False if there is nothing to give up. Called under the budget's lock.
+        Returns False if there is nothing to give up. Called with the budget's lock held.
         """
         if self._ahead:
             running = self._ahead.pop()
@@ -184,7 +187,7 @@ class Stream(Generic[T]):
         with self._budget.changed:
             if self._is_closed or self._budget.waiting or self._is_reading_ahead:
                 return
-            # A load that finishes at once calls this again, before it is in line.
+            # A load that finishes at once calls this again, before it has been appended.
             self._is_reading_ahead = True
             while (
                 self._todo
@@ -206,7 +209,7 @@ class Stream(Generic[T]):
             elif self._todo:
                 load = self._todo.popleft()
                 if not self._budget.try_take(load.peak_nbytes):
-                    self.give_up_one()  # nothing is ahead: the caller's last result
+                    self.give_up_one()  # nothing is read ahead, so this gives up the caller's last result
                     self._budget.take(load.peak_nbytes, load.name)
                 running = _Running(load, self, self._budget)
             else:
@@ -216,14 +219,14 @@ class Stream(Generic[T]):
         return running
 
     def _draw(self) -> None:
-        """Makes those loads that may be read ahead, in the thread that iterates. Threads that have nothing to read
-        begin meanwhile."""
+        """Makes the loads that may be read ahead, in the thread that iterates. Threads with nothing to read begin with
+        them in the meantime."""
         while self._wants_more() and self._draw_one():
             if len(self._ahead) < self._workers:
                 self.read_ahead()
 
     def _wants_more(self) -> bool:
-        with self._budget.changed:  # threads of the pool take loads away meanwhile
+        with self._budget.changed:  # threads of the pool may remove loads at the same time
             return not self._are_enough(self._todo)
 
     def _draw_one(self) -> bool:
@@ -235,7 +238,7 @@ class Stream(Generic[T]):
         return True
 
     def _are_enough(self, loads: Collection[Load[T]]) -> bool:
-        """Whether no more than these need to be ahead, or made."""
+        """Whether these loads are enough to have made, or to read ahead."""
         count = len(loads)
         if count <= self._workers:
             return False
@@ -243,7 +246,7 @@ class Stream(Generic[T]):
         return are_many or sum(load.peak_nbytes for load in loads) >= _AHEAD_NBYTES
 
     def _pop_ahead(self) -> _Running[T] | None:
-        """The next one of those that are read ahead; None where none is. Called under the budget's lock."""
+        """The next of the loads that are read ahead; None if there is none. Called with the budget's lock held."""
         return self._ahead.popleft() if self._ahead else None
 
     def _hand_over(self, running: _Running[T]) -> T:
@@ -260,10 +263,11 @@ class Stream(Generic[T]):
 
 
 class ArrivalStream(Stream[T]):
-    """The results of `loads` as they are finished: one that is slow holds up none of the others that are read ahead."""
+    """Like Stream, but yields results in the order in which they are finished, so that a slow one does not hold up the
+    others that are read ahead."""
 
     def _take_next(self) -> _Running[T] | None:
-        self._draw()  # the first of them may be the slow one
+        self._draw()  # the first of the loads may be a slow one
         return super()._take_next()
 
     def _pop_ahead(self) -> _Running[T] | None:
@@ -289,7 +293,7 @@ class _Running(Generic[T]):
         try:
             lanes, result = load.begin()
             self._results.append(result)
-        except MemoryError as error:  # kept for the load's turn: this may run in a thread of the pool
+        except MemoryError as error:  # raised in the load's turn: this may run in a thread of the pool
             self._failure = error
         self._unfinished = len(lanes)
         if not lanes:
@@ -304,16 +308,16 @@ class _Running(Generic[T]):
         return self._unfinished == 0
 
     def result(self) -> T:
-        """Waits for the lanes. Raises what the first of them raised."""
+        """Waits for the lanes and returns the result. If lanes failed, raises what the first of them raised."""
         if self._failure is not None:
             raise self._failure
         for future in self._futures:
             future.result()
-        self._futures = []  # they hold this object by its callback: a circle
-        return self._results.pop()()  # the memory is now the caller's
+        self._futures = []  # their callbacks refer to this object: breaks the cycle
+        return self._results.pop()()  # the memory now belongs to the caller
 
     def drop(self) -> None:
-        """Gives the memory back, as soon as no lane works on it."""
+        """Gives the memory back as soon as no lane uses it."""
         with self._budget.changed:
             if self._is_dropped:
                 return
@@ -323,7 +327,7 @@ class _Running(Generic[T]):
         self._results.clear()
         futures, self._futures = self._futures, []
         for index, future in enumerate(futures):
-            if future.cancel():  # the pool has this load in its queue for some time yet, and not its memory
+            if future.cancel():  # the pool keeps the task in its queue for a while, but not its memory
                 del self._lanes[index]
 
     def _run(self, index: int) -> None:

@@ -1,4 +1,4 @@
-"""Values of a row by plain byte ranges of its part: what the index makes possible, without Parquet."""
+"""Reads values of a row as plain byte ranges of its part, without Parquet, which the index makes possible."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from arrowquant_dist.storage.base import ByteRange
 COALESCE_NBYTES = 256 << 10  # reading across such a gap is cheaper than another request
 COALESCE_PARTS_NBYTES = (
     2 << 10
-)  # the same among parts of layers: other ranks read what lies between, and it adds up
+)  # the same for parts of layers: other ranks read the bytes in between, which add up
 
-Extent = tuple[ByteRange, list[int]]  # what is fetched at once, and which of the wanted values are in it
+Extent = tuple[ByteRange, list[int]]  # (range that is fetched at once, indices of the wanted values in it)
 _NOTHING = np.empty(0, np.uint8)
-Fetch = Callable[[ByteRange], np.ndarray]  # fresh uint8 memory with a range of the row's object
+Fetch = Callable[[ByteRange], np.ndarray]  # returns new uint8 memory with a range of the row's object
 
 
 def read_values(
     fetch: Fetch, ranges: BlobRanges, part: ByteRange, gap_nbytes: int = COALESCE_NBYTES
 ) -> Values:
-    """Bytes `part` of the row's data, and the whole of its other values, in memory of their own.
+    """Bytes `part` of the row's data, and all of its other values, in memory of their own.
 
-    One request where no more than `gap_nbytes` lie between them, as where the row is alone in its group and all of the
-    data is wanted. Compressed data is one
-    page: all of it is read, and `part` taken from it; none of it where `part` is empty. Raises CorruptWeights, which
-    the caller gives layer and URI, where a page does not decompress to its size.
+    They take one request if they are no more than `gap_nbytes` apart, as they are if the row is alone in its group and
+    all of its data is wanted. Compressed data is one page: it is read completely and `part` is taken from it, or not
+    read at all if `part` is empty. Raises CorruptWeights, to which the caller adds layer and URI, if a page does not
+    decompress to its size.
     """
     wanted = wanted_ranges(ranges, part)
     return decompressed(fetched(fetch, wanted, gap_nbytes), wanted, ranges, part)
 
 
 def fetched(fetch: Fetch, wanted: Sequence[StoredRange], gap_nbytes: int) -> list[np.ndarray]:
-    """The stored bytes of each, uint8, as views of what was fetched at once."""
+    """The stored bytes of each value, uint8, as views of what was fetched at once."""
     stored = [_NOTHING] * len(wanted)
     for extent, members in extents_of(wanted, gap_nbytes):
         memory = fetch(extent)
@@ -51,7 +51,7 @@ def fetched(fetch: Fetch, wanted: Sequence[StoredRange], gap_nbytes: int) -> lis
 def decompressed(
     stored: Sequence[np.ndarray], wanted: Sequence[StoredRange], ranges: BlobRanges, part: ByteRange
 ) -> Values:
-    """What `read_values` gives, of the stored bytes of `wanted_ranges(ranges, part)`."""
+    """What `read_values` returns, made from `stored`, the bytes of `wanted`, which is `wanted_ranges(ranges, part)`."""
     if ranges.compression == "none":
         data, *small = stored
     else:
@@ -62,7 +62,7 @@ def decompressed(
 
 
 def widened(row: RowHeader, first: int, stop: int, *, verify: bool) -> ByteRange:
-    """Bytes of rows [first, stop) in `data`; to verify them, with the rest of the chunks that have digests."""
+    """Byte range of rows [first, stop) in `data`; with `verify` it is extended to whole chunks, which have digests."""
     begin, end = first * row.row_nbytes, stop * row.row_nbytes
     if not verify:
         return ByteRange(begin, end)
@@ -71,7 +71,7 @@ def widened(row: RowHeader, first: int, stop: int, *, verify: bool) -> ByteRange
 
 
 def peak_nbytes(ranges: BlobRanges, part: ByteRange) -> int:
-    """Memory that `read_values` takes at its peak, its result included."""
+    """Peak memory of `read_values`, its result included."""
     small = sum(value.nbytes for value in ranges) - ranges.data.nbytes
     fetched = fetched_nbytes(ranges, part) + 2 * small
     if ranges.compression == "none" or part.nbytes == 0:
@@ -80,12 +80,12 @@ def peak_nbytes(ranges: BlobRanges, part: ByteRange) -> int:
 
 
 def fetched_nbytes(ranges: BlobRanges, part: ByteRange) -> int:
-    """Memory that what `read_values` asks for takes, as it is stored."""
+    """Memory of the stored bytes that `read_values` fetches."""
     return sum(extent.nbytes for extent, _ in extents_of(wanted_ranges(ranges, part)))
 
 
 def wanted_ranges(ranges: BlobRanges, part: ByteRange) -> tuple[StoredRange, ...]:
-    """Bytes `part` of a row's data (compressed: all of it), and the whole of its other values."""
+    """Ranges of bytes `part` of a row's data (of all of it if compressed) and of all its other values."""
     data, *small = ranges
     if ranges.compression == "none" or part.nbytes == 0:
         data = StoredRange(data.offset + part.start, part.nbytes, part.nbytes)
@@ -93,7 +93,7 @@ def wanted_ranges(ranges: BlobRanges, part: ByteRange) -> tuple[StoredRange, ...
 
 
 def extents_of(wanted: Sequence[StoredRange], gap_nbytes: int = COALESCE_NBYTES) -> list[Extent]:
-    """What to fetch, in one request what is no more than `gap_nbytes` apart. Empty values are in none."""
+    """What to fetch, with values that are no more than `gap_nbytes` apart in one request. Empty values are in none."""
     extents: list[Extent] = []
     start = stop = 0
     members: list[int] = []

@@ -1,4 +1,4 @@
-"""A part of a layer: some of its rows and columns, as they are stored."""
+"""A part of a layer: some of its rows and columns."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from arrowquant_dist.errors import InvalidConfig
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """Some rows and columns of a layer seen as [rows, columns], and the shape that they are given.
+    """Some rows and columns of a layer seen as [rows, columns], with the shape of the result.
 
-    runs: of rows, ascending, none in two of them; several where a dimension within the rows is cut, as `out` of fused
-    experts [experts, out, in]. columns: one run of them, of every row.
+    runs: runs of rows, ascending and disjoint; there are several if a dimension within the rows is cut, such as `out`
+    of fused experts [experts, out, in]. columns: one run of columns, the same for every row. shape: shape of the
+    result.
     """
 
     layer: StoredLayer
@@ -31,7 +32,8 @@ class Region:
 
     @classmethod
     def cut(cls, layer: StoredLayer, spans: Mapping[int, range]) -> Self:
-        """spans: {dimension: the run of it}; others are whole. InvalidConfig for dimensions within a column."""
+        """The region cut out by `spans`, {dimension: run of its indices}; other dimensions are whole. Raises
+        InvalidConfig for dimensions after the first of the columns."""
         shape, row_dims = layer.shape, layer.row_dims
         beyond = [dim for dim in spans if dim > row_dims]
         if beyond:
@@ -45,10 +47,10 @@ class Region:
         return cls(layer, tuple(_runs(shape[:row_dims], spans)), columns, given)
 
     def is_same(self, other: Region) -> bool:
-        """Whether it is the same part of the same layer, in whatever shape."""
+        """Whether it is the same part of the same layer, in any shape."""
         return (
             self.layer is other.layer and self.runs == other.runs and self.columns == other.columns
-        )  # equal layers are not compared: that takes all of their blocks
+        )  # layers are compared by identity: comparing by value would go through all of their blocks
 
     @property
     def rows(self) -> int:
@@ -64,7 +66,7 @@ class Region:
 
     @property
     def pieces(self) -> list[tuple[Piece, int]]:
-        """What its rows are stored in, each with the place of its first row among the region's."""
+        """The pieces that store its rows, each with the index of its first row among the region's rows."""
         found, done = [], 0
         for run in self.runs:
             for piece in pieces(self.layer, run.start, run.stop):
@@ -75,7 +77,8 @@ class Region:
 
 
 def _scaled(span: range | None, shape: tuple[int, ...], whole: int) -> range:
-    """A run of the first dimension of `shape`, counted in values of C order."""
+    """A run of the first dimension of `shape`, in values of C order; all values if `span` is None. whole: their
+    number."""
     if span is None:
         return range(whole)
     inner = math.prod(shape[1:])
@@ -83,7 +86,7 @@ def _scaled(span: range | None, shape: tuple[int, ...], whole: int) -> range:
 
 
 def _runs(shape: tuple[int, ...], spans: Mapping[int, range]) -> Iterator[range]:
-    """Runs of positions in C order of the box that `spans` cut out of `shape`, as long as they can be."""
+    """Yields the runs, as long as possible, of positions in C order of the box that `spans` cut out of `shape`."""
     cut = [dim for dim in range(len(shape)) if len(spans.get(dim, range(shape[dim]))) != shape[dim]]
     last = max(cut, default=0)
     span = spans.get(last, range(math.prod(shape[: last + 1])))

@@ -1,8 +1,9 @@
-"""Rows of an uncompressed block, read, verified and decoded some chunks at a time.
+"""Reads, verifies and decodes rows of an uncompressed block in steps of a few chunks.
 
-Where a read costs no round trip, the bytes of a step are still in the CPU's cache when they are hashed, and again when
-they are decoded, and no memory is touched for the stored bytes but a step's. Files are read and not mapped: one that is
-cut meanwhile would end the process by a signal, and bytes could change between their verification and their use.
+This is for stores where a read costs no round trip: the bytes of a step are still in the CPU's cache when they are
+hashed and when they are decoded, and stored bytes only touch the memory of one step. Files are read, not mapped: if a
+mapped file were truncated in the meantime, a signal would kill the process, and its bytes could change between their
+verification and their use.
 """
 
 from __future__ import annotations
@@ -22,17 +23,18 @@ from arrowquant_dist.format.record import BlobRanges, StoredRange
 from arrowquant_dist.storage.base import ByteRange
 
 STEP_NBYTES = CHUNK_NBYTES
-# A block with no more than a chunk of data, and its scales, is one step.
+# A block with at most one chunk of data, and its scales, is read in one step.
 _AT_ONCE_NBYTES = STEP_NBYTES + (64 << 10)
-GAPS_NBYTES = 16 << 10  # between the values of a row, for the headers of their pages
+GAPS_NBYTES = 16 << 10  # room for the page headers between the values of a row
 
 
 @dataclass(frozen=True, slots=True)
 class BlockReader:
-    """Reads one uncompressed block. ranges: the block's. url: of its object.
+    """Reads one uncompressed block. ranges: those of the block. url: that of its object. reads: what it reads with.
+    verify: whether to verify checksums.
 
-    What reads raises CorruptWeights where scales are not finite, or, with verify, where the checksum differs (before
-    any row is given) or a chunk's digest does (before any row of that chunk).
+    Methods that read raise CorruptWeights if scales are not finite and, with verify, if the checksum differs (before
+    any row is returned) or the digest of a chunk differs (before any row of this chunk is returned).
     """
 
     block: StoredBlock
@@ -42,7 +44,8 @@ class BlockReader:
     verify: bool
 
     def steps(self, first: int, stop: int) -> Iterator[tuple[Values, int, int]]:
-        """Values of rows [first, stop), each with the rows that it has all of, good until the next is asked for."""
+        """Yields (values, start, end) for rows [first, stop) step by step: values that contain rows [start, end)
+        completely, valid until the next step."""
         wide = widened(self.block.header, first, stop, verify=self.verify)
         wanted = wanted_ranges(self.ranges, wide)
         if sum(value.stored_nbytes for value in wanted) <= _AT_ONCE_NBYTES:
@@ -51,14 +54,15 @@ class BlockReader:
             yield from self._steps_of_data(self._without_data(wide), first, stop, wide)
 
     def values(self, part: ByteRange, allocate: Allocate) -> Values:
-        """Bytes `part` of the data, to verify them whole chunks, in memory from `allocate`, and the other values."""
+        """Bytes `part` of the data, in memory from `allocate`, and the other values. With verify, `part` must be whole
+        chunks."""
         values, out = self._without_data(part), allocate(part.nbytes)
         self._read_inside(out, part.start, values)
         return Values(replace(values.blobs, data=out), part.start)
 
     def raw_into(self, first: int, out: np.ndarray) -> None:
-        """Rows that are stored as they are, from `first` on, straight into `out` (uint8), chunk by chunk; what a chunk
-        has beside them is read elsewhere."""
+        """Reads unquantized rows from `first` on directly into `out` (uint8), chunk by chunk. Chunks that contain other
+        rows as well are read elsewhere and copied."""
         width = self.block.header.row_nbytes
         begin, end = first * width, first * width + out.size
         wide = widened(self.block.header, first, first + out.size // width, verify=self.verify)
@@ -77,7 +81,7 @@ class BlockReader:
             self._read_inside(out[inside[0] - begin : inside[-1] - begin], inside[0], values)
 
     def _read_inside(self, out: np.ndarray, start: int, values: Values) -> None:
-        """The data from byte `start` on; to verify it, whole chunks."""
+        """Reads the data from byte `start` on into `out`, which must be whole chunks to be verified."""
         digests = values.blobs.chunk_digests.tobytes()
         first = self.ranges.data.offset + start
         if self.verify:
@@ -99,7 +103,8 @@ class BlockReader:
     def _steps_of_data(
         self, values: Values, first: int, stop: int, wide: ByteRange
     ) -> Iterator[tuple[Values, int, int]]:
-        """values: all but the data. What a step has of a row that the next one completes is moved to its beginning."""
+        """`steps` for large data. values: all values but the data. The beginning of a row that the next step completes
+        is moved to the front of the memory."""
         width = self.block.header.row_nbytes
         memory = np.empty(STEP_NBYTES + width, np.uint8)
         at, held, done = wide.start, 0, first  # memory[:held] is the data from byte `at` on
@@ -133,6 +138,6 @@ class BlockReader:
 
 
 def steps_nbytes(row_nbytes: int, ranges: BlobRanges) -> int:
-    """Memory that a BlockReader takes at its peak. row_nbytes: of a row of the block's data."""
+    """Peak memory of a BlockReader. row_nbytes: size of a row of the block's data."""
     small = ranges.scales.nbytes + ranges.zero_points.nbytes + ranges.chunk_digests.nbytes
     return min(ranges.data.nbytes, STEP_NBYTES + row_nbytes) + 2 * small + GAPS_NBYTES

@@ -1,4 +1,4 @@
-"""Small loads as one: a request, a task and a wait for all, where each alone would cost more than its values."""
+"""Joins small loads into one with a single request, task and wait: for each alone these cost more than its values."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from arrowquant_dist.errors import ArrowQuantError
 
 T = TypeVar("T")
 
-TOGETHER_NBYTES = 4 << 20  # of results: a few thousandths of a second's work
+TOGETHER_NBYTES = 4 << 20  # peak memory of loads that are joined: a few milliseconds of work
 MOST_LOADS = 64
 
 
 def batched(loads: Iterable[Load[T]], dataset: Dataset, share_nbytes: int) -> Iterator[Load[Iterator[T]]]:
-    """The same loads, in their order, as many of them in one as take no more than TOGETHER_NBYTES together.
+    """Yields the same loads in their order, joined into loads of no more than TOGETHER_NBYTES.
 
-    The result gives each load's result in its turn. What one of them raises is raised in its turn as well. Loads that
-    do not say what they decode stay alone. share_nbytes: what one of these may take.
+    The result of a joined load yields each load's result in its turn, and raises an error of a load in its turn as
+    well. Loads that do not say what they decode are not joined. share_nbytes: memory that one joined load may take.
     """
     batch: list[Load[T]] = []
     nbytes = 0
@@ -41,14 +41,15 @@ def batched(loads: Iterable[Load[T]], dataset: Dataset, share_nbytes: int) -> It
 
 
 def _block_at_once(load: Load[T], dataset: Dataset, share_nbytes: int) -> Load[Iterator[T]] | None:
-    """A batch of one whole uncompressed block, which is read by one call and decoded by one, where its stored bytes fit
-    beside it. Between chunks its thread waited for Python's lock, which others had that were at small layers: MiniLM's
-    embedding took 29 ms, and takes 23 so.
+    """A batch of a single whole uncompressed block, which is read by one call and decoded by one call; None for other
+    loads, or if its stored bytes do not fit as well. When such blocks were read chunk by chunk, their thread waited
+    between chunks for Python's lock, held by threads that read small layers: MiniLM's embedding took 29 ms, and takes
+    23 ms this way.
     """
     if len(load.decodes) != 1:
         return None
     (piece,) = load.decodes
-    is_copied = piece.block.header.quant_type == "none"  # and goes straight to its place, step by step
+    is_copied = piece.block.header.quant_type == "none"  # read directly to its destination, step by step
     if is_copied or not piece.is_whole or not dataset.reads_in_steps(piece.block):
         return None
     found = _together([load], dataset)
@@ -63,7 +64,7 @@ def alone(load: Load[T]) -> Load[Iterator[T]]:
 def _together(loads: list[Load[T]], dataset: Dataset) -> Load[Iterator[T]]:
     pieces = [piece for load in loads for piece in load.decodes]
     result_nbytes = sum(load.result_nbytes for load in loads)
-    # decompressed, until all are decoded
+    # decompressed values, until all are decoded
     working = sum(load.peak_nbytes - load.result_nbytes for load in loads)
     places = joined_pieces(pieces, gap_between(pieces))
     peak_nbytes = result_nbytes + working + windows_nbytes(places)
@@ -78,7 +79,7 @@ def _together(loads: list[Load[T]], dataset: Dataset) -> Load[Iterator[T]]:
                     try:
                         for lane in lanes:
                             lane()
-                    except ArrowQuantError as error:  # kept for the turn of the load that it is about
+                    except ArrowQuantError as error:  # raised in the turn of the load that it is about
                         failed[turn] = error
                         return
 
@@ -88,7 +89,7 @@ def _together(loads: list[Load[T]], dataset: Dataset) -> Load[Iterator[T]]:
 
 
 def _in_turn(results: list[Callable[[], T]], failed: dict[int, Any]) -> Iterator[T]:
-    """Each result is let go of as it is given."""
+    """Yields each result without keeping a reference to it."""
     at = 0
     while results:
         if at in failed:

@@ -1,4 +1,4 @@
-"""The values of a row, and whether they are what was written."""
+"""The values of a row, and checks that they are what was written."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _DTYPES = [np.dtype(column.dtype) for column in BLOB_COLUMNS]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Values:
-    """A block's own values, or bytes [start, start + len(data)) of its data with the whole of the others.
+    """All values of a block, or bytes [start, start + len(data)) of its data with all of the other values.
 
-    blobs: as in StoredRow; chunk_digests empty in V1.
+    blobs: as in StoredRow; chunk_digests is empty in V1.
     """
 
     blobs: Blobs[np.ndarray]
@@ -28,14 +28,14 @@ class Values:
 
     @classmethod
     def of(cls, blobs: Iterable[np.ndarray], start: int = 0) -> Values:
-        """blobs: their bytes, uint8, in the order of Blobs."""
+        """blobs: the bytes of each blob, uint8, in the order of Blobs."""
         typed = [raw.view(dtype) for raw, dtype in zip(blobs, _DTYPES, strict=True)]
         return cls(Blobs(*typed), start)
 
 
 def check_values(values: Values, block: StoredBlock, place: StoredRange, url: str, *, verify: bool) -> None:
-    """Raises CorruptWeights where a scale is not finite, or, with verify, a checksum is another. place, url: as
-    `check_chunks` has them."""
+    """Raises CorruptWeights if a scale or zero point is not finite, or, with verify, if a checksum differs. place, url:
+    as in `check_chunks`."""
     check_finite_scales(values, block, url)
     if verify:
         check_row(values, block, url)
@@ -43,7 +43,7 @@ def check_values(values: Values, block: StoredBlock, place: StoredRange, url: st
 
 
 def check_finite_scales(values: Values, block: StoredBlock, url: str) -> None:
-    """Raises CorruptWeights where a scale or zero point is NaN or inf. No checksum is needed to know that."""
+    """Raises CorruptWeights if a scale or zero point is NaN or inf. This is checked even without `verify`."""
     for name, numbers in (("scales", values.blobs.scales), ("zero_points", values.blobs.zero_points)):
         if numbers.size and not (finite := np.isfinite(numbers)).all():
             problem = f"{name}[{int(np.argmin(finite))}] is not finite; quantize anew"
@@ -51,7 +51,7 @@ def check_finite_scales(values: Values, block: StoredBlock, url: str) -> None:
 
 
 def check_row(values: Values, block: StoredBlock, url: str) -> None:
-    """Raises CorruptWeights where the row's checksum, which is over all but the data, is another. V1 rows have none."""
+    """Raises CorruptWeights if the row's checksum, which is over all blobs but the data, differs. V1 rows have none."""
     row, blobs = block.header, values.blobs
     if (
         row.checksum
@@ -64,11 +64,12 @@ def check_row(values: Values, block: StoredBlock, url: str) -> None:
 def check_chunks(
     data: np.ndarray, start: int, values: Values, block: StoredBlock, place: StoredRange, url: str
 ) -> None:
-    """Raises CorruptWeights where the digest of a chunk of `data` is another.
+    """Raises CorruptWeights if the digest of a chunk of `data` differs.
 
-    data: bytes [start, start + len(data)) of the row's; start is a multiple of CHUNK_NBYTES, and the end too, or
-    that of the data. values: with the row's digests. place: where the object has the data; the error names the
-    chunk there, or all of it where it is compressed. V1 rows have nothing to check.
+    data: bytes [start, start + len(data)) of the row's data, which end at a multiple of CHUNK_NBYTES or with the row's
+    data. start: a multiple of CHUNK_NBYTES. values: values with the row's digests. place: where the data is in the
+    object; the error names the byte range of the chunk, or of all the data if it is compressed. url: that of the
+    object. In V1 rows there is nothing to check.
     """
     row = block.header
     if not row.checksum or not data.size:

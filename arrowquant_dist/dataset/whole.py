@@ -1,8 +1,8 @@
-"""Whole layers, neighbours together: read by one request, verified, and decoded by few calls, by the index's columns.
+"""Loads whole layers, neighbours together: read by one request, verified and decoded by few calls, from index columns.
 
-What assemble.py does of any part of any layer, a layer at a time, costs several Python objects and calls for each,
-which other threads wait for: MiniLM's 104 layers took 42 ms so after opening, and take 23 here. What this does not
-know, or finds anything wrong with, is read as there, which says what it is.
+assemble.py loads any part of any layer, one layer at a time, which costs several Python objects and calls for each,
+during which other threads wait: MiniLM's 104 layers took 42 ms that way after opening, and take 23 ms here. Layers that
+this module cannot handle, or finds anything wrong with, are read as in assemble.py, which reports what is wrong.
 """
 
 from __future__ import annotations
@@ -37,17 +37,20 @@ from arrowquant_dist.tensor import DECODED_BITS
 from arrowquant_dist.tensor.source import read_only
 
 Decoded = tuple[np.ndarray, str]
-# A row of the kernel's table, what it decodes, and to where.
+# (row of the kernel's table, stored values to decode, where the decoded values go)
 _Waiting = tuple[tuple[int, ...], Blobs[np.ndarray], np.ndarray]
-LAYERS_NBYTES = 8 << 20  # of results, in one load: half of it took MiniLM 4 ms more, of 46
-_SMALL_NBYTES, _FEW = 256 << 10, 4  # layers among others that are better read along with those
-_SHARES = 4  # that a load may take with what lies between its values
+LAYERS_NBYTES = 8 << 20  # memory of the layers in one load: with half of it MiniLM took 4 ms more, of 46
+_SMALL_NBYTES, _FEW = 256 << 10, 4  # so few small layers among others are better read along with those
+_SHARES = 4  # how many shares a load may take, including the gaps between its values
 
 
 @dataclass(frozen=True, slots=True)
 class WantedLayer:
-    """A layer to decode. name: as it is stored. dtype: of floating-point layers, None for their own. out: where to, of
-    its size, uint8; None for memory of its own, with `copies` more of its size for others."""
+    """A layer to decode.
+
+    name: stored name of the layer. dtype: dtype to decode floating-point layers to; None for their own. out: uint8
+    memory of the layer's size to decode into; None for new memory. copies: number of further copies of this size that
+    the caller makes."""
 
     name: str
     dtype: str | None
@@ -57,9 +60,11 @@ class WantedLayer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Kind:
-    """What all rows of a kind have in common. sample: one of them. nbytes: of each value. alone_nbytes: memory to read
-    one of them alone. is_copied: whether large ones are better read straight to where they go. table: of decode_blocks,
-    its row, where it can be decoded so."""
+    """What all rows of a kind have in common.
+
+    sample: one of these rows. nbytes: size of each value. alone_nbytes: memory for reading one of the rows alone.
+    is_copied: whether a large one is better read directly into its destination. table: its row of decode_blocks' table;
+    None if that cannot decode it."""
 
     sample: Piece
     header: RowHeader
@@ -72,7 +77,7 @@ class _Kind:
 
     @classmethod
     def of(cls, block: StoredBlock, dataset: Dataset) -> _Kind | None:
-        """None for what is not to be read here: parts of layers, and layers without values."""
+        """The kind of a block; None for blocks that are not read here: parts of layers, and layers without values."""
         header, ranges, sample = block.header, block.ranges, Piece(block, 0, block.rows)
         if ranges is None or not header.is_whole or not header.num_params:
             return None
@@ -94,7 +99,8 @@ class _Kind:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Layer:
-    """One layer of a batch. row: of the index. nbytes: of its values."""
+    """One layer of a batch. row: its row in the index. dtype: what it is decoded to. nbytes: size of its decoded
+    values."""
 
     wanted: WantedLayer
     row: int
@@ -106,7 +112,7 @@ class _Layer:
 class WholeLayers:
     """Makes loads of whole layers of an indexed dataset.
 
-    share_nbytes: what one of these may take. allocate: memory for what has none of its own.
+    share_nbytes: memory that one load may take. allocate: allocates memory for layers without an `out`.
     """
 
     def __init__(
@@ -119,11 +125,11 @@ class WholeLayers:
     def batches(
         self, wanted: Iterable[WantedLayer]
     ) -> Iterator[tuple[list[WantedLayer], Load[Iterator[Decoded]] | None]]:
-        """The layers in their order, as many of them in one load as take no more than LAYERS_NBYTES together; None
-        for those that have to be read in another way.
+        """Yields the layers in their order, as batches with a load for each: as many layers as take no more than
+        LAYERS_NBYTES together. The load is None for layers that have to be read in another way.
 
-        The result gives each layer's values in turn, numpy bits [*shape] with their dtype. What is wrong with one of
-        them is raised in its turn.
+        The result of a load yields each layer's values in turn, as bits in numpy, [*shape], with their dtype. An error
+        about a layer is raised in its turn.
         """
         batch, others = list[_Layer](), list[WantedLayer]()  # one of them is empty
         nbytes, most_nbytes, few = 0, min(LAYERS_NBYTES, self._share_nbytes), 0
@@ -153,25 +159,25 @@ class WholeLayers:
             yield others, None
 
     def _begun(self, batch: list[_Layer]) -> tuple[list[WantedLayer], Load[Iterator[Decoded]] | None]:
-        """None where what lies between its values is more than there is room for."""
+        """The batch with its load, or with None if the gaps between its values take more room than there is."""
         load = self._load(batch)
         fits = load.peak_nbytes <= _SHARES * self._share_nbytes
         return [layer.wanted for layer in batch], load if fits else None
 
     def _layer(self, wanted: WantedLayer) -> _Layer | None:
-        """None where it is not for here."""
+        """The layer to load; None if it is not read here."""
         rows = self._layers.rows_of(wanted.name)
         kind = self._kinds[self._layers.kinds[rows[0]]]
         if kind is None or (kind.is_copied and sum(kind.nbytes) > STEP_NBYTES):
             return None
         dtype = wanted.dtype if kind.is_float and wanted.dtype else kind.header.dtype
         if kind.table is not None and dtype not in DECODED_BITS:
-            return None  # what is decoded to float32 first takes more memory
+            return None  # it would be decoded to float32 first, which takes more memory
         layer = _Layer(wanted, rows[0], kind, dtype, kind.header.num_params * DTYPES[dtype].itemsize)
         return layer if self._cost(layer) <= self._share_nbytes else None
 
     def _cost(self, layer: _Layer) -> int:
-        """Memory that it takes, of what a load does."""
+        """The layer's share of the memory of a load."""
         own = 0 if layer.wanted.out is not None else layer.nbytes
         decompressed = sum(layer.kind.nbytes) if layer.kind.is_compressed else 0
         return own + layer.nbytes * layer.wanted.copies + self._layers.places.nbytes[layer.row] + decompressed
@@ -210,21 +216,21 @@ class WholeLayers:
         outs: Sequence[np.ndarray],
         failed: dict[int, ArrowQuantError],
     ) -> None:
-        """failed: takes what is wrong with the first layer that cannot be filled, by its turn."""
+        """Fills `outs`. failed: receives the error of the first layer that cannot be filled, by its turn."""
         if self._fill_together(layers, read, outs):
             return
         for turn, (layer, out) in enumerate(zip(layers, outs, strict=True)):
             block = self._block(layer)
             try:
                 self._dataset.values_into(Piece(block, 0, block.rows), out, layer.dtype, verify=self._verify)
-            except ArrowQuantError as error:  # kept for the turn of the layer that it is about
+            except ArrowQuantError as error:  # raised in the turn of the layer that it is about
                 failed[turn] = error
                 return
 
     def _fill_together(
         self, layers: Sequence[_Layer], read: Sequence[PathRange], outs: Sequence[np.ndarray]
     ) -> bool:
-        """Whether that was possible, and all was as it should be."""
+        """Fills `outs` from few requests. Returns whether that was possible and nothing was wrong."""
         by_path = {self._layers.places.paths[one.row]: one for one in layers}
         memory, windows = self._dataset.read_places(read, lambda path: self._block(by_path[path]))
         if len(windows) < len(read):
@@ -245,7 +251,7 @@ class WholeLayers:
     def _stored(
         self, layer: _Layer, memory: np.ndarray, windows: Sequence[Window]
     ) -> Blobs[np.ndarray] | None:
-        """Its values, verified; None where they are others than was written."""
+        """The layer's stored values, decompressed and verified; None if they are not what was written."""
         places, row = self._layers.places, layer.row
         values = []
         for offset, nbytes in places.values[row]:
@@ -275,7 +281,7 @@ class WholeLayers:
 
 
 def _put(layer: _Layer, stored: Blobs[np.ndarray], out: np.ndarray) -> bool:
-    """Fills `out` with what no kernel decodes; False where a scale is not finite."""
+    """Fills `out` with a layer that decode_blocks does not decode; False if a scale is not finite."""
     header = layer.kind.header
     if header.quant_type == "none" and layer.dtype == header.dtype:
         np.copyto(out, stored.data)
@@ -288,7 +294,7 @@ def _put(layer: _Layer, stored: Blobs[np.ndarray], out: np.ndarray) -> bool:
 
 
 def _decode(blocks: Sequence[_Waiting]) -> bool:
-    """Fills each block's values, all of one dtype; False where a scale is not finite."""
+    """Decodes the values of each block, all to one dtype; False if a scale is not finite."""
     from arrowquant_dist.kernels.decode import COLUMNS, GROUPS, MOST_BLOCKS, ROWS, decode_blocks
 
     rows, stored, outs = zip(*blocks, strict=True)
@@ -310,7 +316,7 @@ def _decode(blocks: Sequence[_Waiting]) -> bool:
 def _in_turn(
     layers: Sequence[_Layer], outs: list[np.ndarray], failed: dict[int, ArrowQuantError]
 ) -> Iterator[Decoded]:
-    """Each layer's values, which are let go of as they are given."""
+    """Yields each layer's values, without keeping a reference to them."""
     for turn, layer in enumerate(layers):
         if turn in failed:
             raise failed[turn]

@@ -1,4 +1,4 @@
-"""Bytes of an object that several small values lie in, read at once and then served from memory."""
+"""Windows: ranges of an object that contain several small values, read at once and then served from memory."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from arrowquant_dist.arena import Allocate, Arena, aligned, fresh
 from arrowquant_dist.format.record import StoredRange
 from arrowquant_dist.storage.base import ByteRange
 
-# Of addresses, which take no memory before they are used: a buffer that grew with each batch touched its pages anew.
+# Reserved address space, which takes no memory until used. A buffer that grew with each batch got new pages each time.
 _RESERVED_NBYTES = 4 << 20
-PathRange = tuple[str, ByteRange]  # an object's path, and bytes of it
+PathRange = tuple[str, ByteRange]  # (path of an object, byte range in it)
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Bytes `place` of the object at `path`. at: where they begin in the memory of all windows."""
+    """Bytes `place` of the object at `path`. at: where they begin in the memory that all windows share."""
 
     path: str
     place: ByteRange
     at: int
 
     def find(self, path: str, start: int, nbytes: int) -> int | None:
-        """Where bytes of an object are in that memory; None where not all of them are."""
+        """Where bytes of an object are in that memory; None if not all of them are in this window."""
         skipped = start - self.place.start
         return self.at + skipped if path == self.path and 0 <= skipped <= self.place.nbytes - nbytes else None
 
 
 class Windows(threading.local):
-    """What the thread that asks has read ahead; each thread has its own. memory: uint8, of all of it. allocate: what
-    makes it, or None where few threads read, so that each may keep what it had."""
+    """What the calling thread has read ahead; each thread has its own. memory: uint8, the memory of all its windows.
+    allocate: allocates this memory; None if few threads read, so that each may keep and reuse its own."""
 
     def __init__(self, allocate: Allocate | None = None) -> None:
         self.memory = fresh(0)
@@ -43,12 +43,12 @@ class Windows(threading.local):
         self._arena = Arena()
 
     def memory_for(self, places: Iterable[PathRange]) -> np.ndarray:
-        """uint8, for all of the places; what this thread had for those before is free then."""
+        """Memory for all of the places, uint8. The thread's previous memory may be reused for it."""
         nbytes = windows_nbytes(places)
         if self._allocate is not None:
             return self._allocate(nbytes)
         if nbytes > _RESERVED_NBYTES:
-            # and goes back to the system: no thread keeps the largest block that it has read
+            # goes back to the system later: no thread keeps the memory of the largest block that it has read
             return fresh(nbytes)
         self._arena.reserve(_RESERVED_NBYTES)
         return self._arena.take(nbytes)
@@ -66,12 +66,12 @@ class Windows(threading.local):
         return bool(self._held)
 
     def find(self, path: str, wanted: ByteRange) -> np.ndarray | None:
-        """The bytes, as a view; None where no window has them all."""
+        """The bytes, as a view; None if no window has all of them."""
         at = self._find(path, wanted.start, wanted.nbytes)
         return None if at is None else self.memory[at : at + wanted.nbytes]
 
     def places_of(self, path: str, values: Iterable[StoredRange]) -> list[int] | None:
-        """Where each value is in the memory, 0 where it is empty; None where not all of them are."""
+        """Where each value is in the memory, 0 for an empty value; None unless all of them are there."""
         places = []
         for value in values:
             at = self._find(path, value.offset, value.stored_nbytes) if value.stored_nbytes else 0
@@ -81,7 +81,7 @@ class Windows(threading.local):
         return places
 
     def find_all(self, path: str, values: Sequence[StoredRange]) -> list[np.ndarray] | None:
-        """The stored bytes of each, as views; None where not all of them are here."""
+        """The stored bytes of each value, as views; None unless all of them are there."""
         places = self.places_of(path, values)
         if places is None:
             return None
@@ -92,7 +92,7 @@ class Windows(threading.local):
 
 
 def place_in(windows: Iterable[Window], path: str, start: int, nbytes: int) -> int | None:
-    """Where bytes of an object are in the memory of these; None where none has them all."""
+    """Where bytes of an object are in the memory of these windows; None if no window has all of them."""
     for window in windows:
         at = window.find(path, start, nbytes)
         if at is not None:
@@ -101,7 +101,7 @@ def place_in(windows: Iterable[Window], path: str, start: int, nbytes: int) -> i
 
 
 def laid_out(places: Iterable[PathRange]) -> list[Window]:
-    """Windows for the places, one behind another in their memory."""
+    """Windows for the places, one after another in their memory."""
     windows, at = [], 0
     for path, place in places:
         windows.append(Window(path, place, at))
@@ -110,14 +110,14 @@ def laid_out(places: Iterable[PathRange]) -> list[Window]:
 
 
 def windows_nbytes(places: Iterable[PathRange]) -> int:
-    """Memory of the windows that are `laid_out` for the places."""
+    """Size of the memory of the windows that `laid_out` returns for the places."""
     return sum(aligned(place.nbytes) for _, place in places)
 
 
 def joined(places: Iterable[tuple[str, int, int]], gap_nbytes: int) -> list[PathRange]:
-    """As few places as have all of these, with no more than `gap_nbytes` that nobody asked for between two of them.
+    """The fewest ranges that cover all of these places, where gaps of at most `gap_nbytes` are covered as well.
 
-    places: an object's path, and the first byte of a value and the one behind its last.
+    places: (path of an object, start, stop) of each value.
     """
     found: list[tuple[str, int, int]] = []
     at, first, last = "", 0, -1  # the place that grows; none yet

@@ -1,4 +1,4 @@
-"""A value in a zstd page of a part, as the index says where it is: one frame of its length and its bytes."""
+"""Decompresses a value from a zstd page of a part: one frame that holds the value's length and its bytes."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from arrowquant_dist.errors import CorruptWeights, counted
 from arrowquant_dist.format.record import StoredRange
 
 ZSTD_PREFIX_NBYTES = 4  # a decompressed page begins with the value's length
-_LONGEST_HEADER = 18  # of a frame, as the magic, what it describes, window, dictionary and size take at most
+_LONGEST_HEADER = 18  # of a frame: magic, descriptor, window, dictionary and content size
 _MAGIC = b"\x28\xb5\x2f\xfd"
 _BLOCK_NBYTES, _LEAST_BLOCK_NBYTES = (
     1 << 17,
     4,
-)  # what a block of a frame has at most, and what it takes at least
+)  # the most content that a block of a frame has, and the fewest bytes that it takes
 _BLOCK_HEADER_NBYTES = 3
 _NOTHING = np.empty(0, np.uint8)
 
 
 def decompressed_page(page: np.ndarray, value: StoredRange) -> np.ndarray:
-    """The value in a page body, uint8: of a frame that stores it as it is a view, else memory of its own.
+    """The value in a page body, uint8: a view if the frame stores it uncompressed, else in new memory.
 
-    Such frames are what digests and other noise become. To be looked through in Python takes them a fifth of the time
-    that zstd takes for any frame, and gives no other thread the interpreter meanwhile. Raises CorruptWeights.
+    Digests and other noise are stored uncompressed. Parsing such a frame in Python takes a fifth of the time that zstd
+    takes for any frame, and does not give the interpreter to another thread in the meantime. Raises CorruptWeights.
     """
     if value.nbytes == 0:
         return _NOTHING
@@ -49,8 +49,8 @@ def _byte_range(value: StoredRange) -> tuple[int, int]:
 
 
 def _check_frame(page: np.ndarray, value: StoredRange) -> None:
-    """CorruptWeights for a frame that can't become the value, before memory is taken for it: it says another size, or
-    says none and is too short."""
+    """Raises CorruptWeights, before memory is taken for the value, for a frame that cannot decompress to it: one that
+    states another size, or states none and is too short."""
     needed, found = value.nbytes + ZSTD_PREFIX_NBYTES, _content_nbytes(page[:_LONGEST_HEADER].tobytes())
     if found is None and needed <= page.size // _LEAST_BLOCK_NBYTES * _BLOCK_NBYTES:
         return
@@ -61,8 +61,8 @@ def _check_frame(page: np.ndarray, value: StoredRange) -> None:
 
 
 def _content_nbytes(frame: bytes) -> int | None:
-    """What the header of a zstd frame says that its content has (RFC 8878, 3.1.1.1); None where it says nothing, or is
-    no such header, which is for the decoder to say."""
+    """The content size that the header of a zstd frame states (RFC 8878, 3.1.1.1); None if it states none, or if it is
+    not such a header, which the decoder will report."""
     if not frame.startswith(_MAGIC) or len(frame) == len(_MAGIC):
         return None
     described = frame[len(_MAGIC)]
@@ -74,8 +74,8 @@ def _content_nbytes(frame: bytes) -> int | None:
 
 
 def _stored_content(page: np.ndarray, nbytes: int) -> np.ndarray | None:
-    """The content of a frame of one segment whose one block has its `nbytes` as they are (RFC 8878, 3.1.1.2); None for
-    any other, and for what is no frame: those are for the decoder."""
+    """The content of a single-segment frame with a single uncompressed block of `nbytes` (RFC 8878, 3.1.1.2); None for
+    other frames, and for anything else, which are left to the decoder."""
     start = page.size - nbytes
     head = page[: max(start, 0)].tobytes() if start <= _LONGEST_HEADER + _BLOCK_HEADER_NBYTES else b""
     if not head.startswith(_MAGIC) or len(head) <= len(_MAGIC) + _BLOCK_HEADER_NBYTES:
@@ -84,7 +84,7 @@ def _stored_content(page: np.ndarray, nbytes: int) -> np.ndarray | None:
     width = (1, 2, 4, 8)[described >> 6]
     has_only_size = (
         described & 0b0011_1111 == 0b0010_0000
-    )  # one segment; no checksum, no dictionary, nothing reserved
+    )  # single segment; no checksum, no dictionary, no reserved bits
     last_block = (nbytes << 3 | 1).to_bytes(_BLOCK_HEADER_NBYTES, "little") if nbytes < _BLOCK_NBYTES else b""
     is_stored = has_only_size and len(head) == len(_MAGIC) + 1 + width + len(last_block)
     return page[start:] if last_block and is_stored and head.endswith(last_block) else None

@@ -1,6 +1,6 @@
-"""Bits to float32 and back, and the few single operations that Numba has no exact, vectorizable spelling for.
+"""Bits to float32 and back, and a few single operations that cannot be written exactly and vectorizably in Numba.
 
-Each is one LLVM instruction or two, so loops over them vectorize; none depends on the CPU's model.
+Each is one or two LLVM instructions, so that loops over them are vectorized; none depends on the CPU's model.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _float_to_half(builder: Any, value: Any) -> Any:
 
 
 def float_to_bfloat16(builder: Any, value: Any) -> Any:
-    """float32 → the bits of a bfloat16, half to even; beyond its range inf. `value` is not NaN."""
+    """float32 → the bits of a bfloat16, half to even; inf beyond its range. `value` is not NaN."""
     bits = builder.bitcast(value, _I32)
     odd = builder.and_(builder.lshr(bits, ir.Constant(_I32, 16)), ir.Constant(_I32, 1))
     rounded = builder.add(builder.add(bits, ir.Constant(_I32, 0x7FFF)), odd)
@@ -97,7 +97,7 @@ def magnitude(_typing: Any, bits: Any) -> Any:
 
 @instruction(interpreted.ordered)
 def ordered(_typing: Any, bits: Any) -> Any:
-    """Signed integer that sorts as the value does (-0 below +0): the map is its own inverse on signed bits."""
+    """A signed integer that sorts like the value (-0 below +0). On signed bits this is its own inverse."""
     signed = types.int32 if bits == types.int32 else types.int16
 
     def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
@@ -110,7 +110,7 @@ def ordered(_typing: Any, bits: Any) -> Any:
 
 @instruction(interpreted.as_bits)
 def as_bits(_typing: Any, value: Any, like: Any) -> Any:
-    """`value` (an integer as wide as `like`) retyped as `like`: what turns a magnitude into source bits again."""
+    """`value`, an integer as wide as `like`, with the type of `like`: turns a magnitude back into source bits."""
 
     def codegen(_context: Any, _builder: Any, _signature: Any, args: Any) -> Any:
         return args[0]
@@ -134,13 +134,13 @@ def _pick(comparison: str) -> Any:
 
 @instruction(interpreted.larger)
 def larger(_typing: Any, left: Any, _right: Any) -> Any:
-    """max of two numbers of one type, without Numba's widening and NaN rules; `right` where they are equal."""
+    """max of two numbers of one type, without Numba's widening and NaN rules; `right` if they are equal."""
     return left(left, left), _pick(">")
 
 
 @instruction(interpreted.smaller)
 def smaller(_typing: Any, left: Any, _right: Any) -> Any:
-    """min of two numbers of one type; `right` where they are equal."""
+    """min of two numbers of one type; `right` if they are equal."""
     return left(left, left), _pick("<")
 
 
@@ -184,7 +184,7 @@ def float32_bits(_typing: Any, _value: Any) -> Any:
 
 @instruction(interpreted.to_bits)
 def to_bits(_typing: Any, _value: Any, like: Any) -> Any:
-    """float32 → bits of the dtype that `like`'s integer type stands for, rounded half to even, held within the
+    """float32 → bits of the dtype that `like`'s integer type stands for, rounded half to even and clamped to the
     dtype's finite range (a decoded weight never becomes inf)."""
 
     def clamp(builder: Any, value: Any, limit: float) -> Any:

@@ -1,8 +1,8 @@
-"""GGML's blocks of packed codes, and numbers of 16 bits beside them, each written once and in one pass.
+"""Writes GGML's blocks of packed codes, with 16-bit numbers beside them, in one pass that writes each byte once.
 
-A byte of such a block has codes that lie far from each other, one of V2 those that are side by side. Vectors of eight
-bytes are spread until each code is in a lane of its own, then shifted to their places: CPUs have instructions for that,
-and it takes as long as copying. A run of numpy's operations on words of 64 bits took 12 times as long.
+A byte of such a block holds codes that are far apart in V2, whose bytes hold neighbouring codes. Vectors of eight bytes
+are spread until each code is in a lane of its own, then shifted into place: CPUs have instructions for that, and it
+takes as long as copying. A sequence of numpy operations on 64-bit words took 12 times as long.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ _DIMENSIONS = 5
 
 @dataclass(frozen=True, slots=True)
 class BlockBytes:
-    """Where things are in a block. bits: of a code. codes: at which byte they begin. nbytes: of them. numbers: at which
-    bytes there is one of 16 bits.
+    """The layout of a block.
 
-    Codes of 8 bits stay as they are. Of 32 codes u of 4 bits, bytes are u[j] | u[j + 16] << 4. Of each 128 codes u of 2
-    bits, bytes have those of places m, 32 + m, 64 + m and 96 + m, low bits first, as 3 - u.
+    bits: bits of a code. codes: offset of the first byte of the codes. nbytes: size of the codes in bytes. numbers:
+    offsets of the 16-bit numbers.
+
+    Codes of 8 bits are unchanged. For each 32 codes u of 4 bits, bytes are u[j] | u[j + 16] << 4. For each 128 codes u
+    of 2 bits, a byte holds those at m, 32 + m, 64 + m and 96 + m, low bits first, as 3 - u.
     """
 
     bits: int
@@ -36,8 +38,9 @@ class BlockBytes:
     numbers: tuple[int, ...]
 
     def fill(self, codes: np.ndarray, numbers: Sequence[np.ndarray], out: np.ndarray) -> None:
-        """codes: uint8 [five dimensions, nbytes], as V2 packs them, low bits first. numbers: float16 [the five
-        dimensions] each. out: uint8 [the five dimensions, bytes of a block]. Any strides, but for the last one."""
+        """Fills blocks. codes: uint8 [five dimensions, nbytes], packed as in V2, low bits first. numbers: float16 [the
+        same five dimensions] each. out: uint8 [the same five dimensions, bytes of a block]. Only the last dimension
+        must be contiguous."""
         if makes_no_code():
             _fill_by_numpy(self, codes, numbers, out)
         else:
@@ -63,7 +66,8 @@ def _body(block: BlockBytes) -> Body:
 
 
 def _in_turns(builder: ir.IRBuilder, codes: Any, start: int, bits: int) -> Any:
-    """Eight bytes of each of as many runs as a byte has codes, from byte `start` on; what they become."""
+    """The block's bytes for eight bytes of codes from each of several runs: as many runs as a byte has codes, one after
+    another from byte `start` on."""
     runs = 8 // bits
     narrow = ir.VectorType(ir.IntType(8), _AT_ONCE)
     if runs == 1:
@@ -79,7 +83,7 @@ def _in_turns(builder: ir.IRBuilder, codes: Any, start: int, bits: int) -> Any:
         together = builder.or_(together, builder.shl(alone, everywhere(wide, bits * run)))
     return (
         builder.not_(together) if bits == 2 else together
-    )  # 3 - u: all of a code's bits the other way round
+    )  # 3 - u: all bits of a code are inverted in this case
 
 
 def _fill_by_numpy(

@@ -1,11 +1,10 @@
-"""Chunks of a file to where they belong: read, verified, and copied past the CPU's cache, in one call without the GIL.
+"""Reads chunks of a file, verifies them and copies them, bypassing the CPU's cache, in one call without the GIL.
 
-A read straight into memory that is not in the cache fetches each line of it first, to overwrite it. Here a chunk is
-read into a piece of memory that stays in the cache, hashed there, and copied by stores that only write: on a Zen 1 two
-threads deliver 7.4 GB/s of the page cache so, and deliver 6.0 by reads into the memory itself. What is delivered is
-verified, always.
+A read directly into memory that is not in the cache first fetches each cache line, only to overwrite it. Here a chunk
+is read into memory that stays in the cache, hashed there, and copied by non-temporal stores: on a Zen 1 two threads
+deliver 7.4 GB/s from the page cache this way, and 6.0 GB/s by reading directly. Only verified chunks are delivered.
 
-pread and memcpy are the system's, and XXH3_128bits is that of the library `xxhash`.
+pread and memcpy are the system's; XXH3_128bits is from the library `xxhash`.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from arrowquant_dist.kernels.xxhash_private import xxh3_128bits
 _Call = Callable[..., int]
 _DIGEST_NBYTES = 16
 _LINE_NBYTES, _PAGE_NBYTES = 64, 4096
-# Where 16 bytes come back in two registers, and an offset in a file fills one.
+# Platforms on which 16 bytes are returned in two registers, and a file offset takes one.
 _KNOWN = [("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "x86_64"), ("darwin", "arm64")]
 
 _I32, _WORD = ir.IntType(32), ir.IntType(64)
@@ -37,26 +36,26 @@ _COPY = ir.FunctionType(_WORD, [_WORD, _WORD, _WORD])
 
 
 class ChunkMemory:
-    """Where a thread has the chunk that it is at."""
+    """A thread's memory for the current chunk."""
 
     def __init__(self, chunk_nbytes: int) -> None:
         self.chunk_nbytes = chunk_nbytes
         self._memory = np.empty(chunk_nbytes + _PAGE_NBYTES, np.uint8)
 
     def beside(self, out: np.ndarray) -> int:
-        """The address of a chunk that goes to `out`. A load waits for a store before it whose address ends with the
-        same twelve bits: with a chunk 64 bytes before `out`, in these, delivery took a fifth longer."""
+        """The address at which a chunk for `out` is read. A load waits for an earlier store whose address has the same
+        low twelve bits: with these 64 bytes before those of `out`, delivery took a fifth longer."""
         address = self._memory.ctypes.data
         return int(address + (out.ctypes.data + _PAGE_NBYTES // 4 - address) % _PAGE_NBYTES)
 
 
 def read_chunks(descriptor: int, offset: int, digests: bytes, out: np.ndarray, memory: ChunkMemory) -> int:
-    """Fills `out` with the bytes of a file from `offset` on, as far as each chunk of them has its digest; how many.
+    """Fills `out` with the bytes of a file from `offset` on, as long as chunks have their digests. Returns how many.
 
-    What stops it (a digest, an error, the end of the file, a signal) is for the caller to find out by reading on from
-    there. 0 where this machine has no such way, or a digest is missing.
+    The caller finds out what stopped it (a digest, an error, the end of the file, a signal) by reading on from there.
+    Returns 0 if this machine cannot run it, or if a digest is missing.
 
-    digests: xxh3_128, 16 bytes of each chunk, big-endian. out: uint8, in C order; its last chunk may be shorter.
+    digests: xxh3_128 of each chunk, 16 bytes, big-endian. out: uint8, in C order; its last chunk may be shorter.
     """
     call, nbytes = _compiled(), memory.chunk_nbytes
     if call is None or len(digests) * nbytes < _DIGEST_NBYTES * out.size:
@@ -67,7 +66,7 @@ def read_chunks(descriptor: int, offset: int, digests: bytes, out: np.ndarray, m
 
 @cache
 def _compiled() -> _Call | None:
-    """None where the functions that it calls are not to be had, or not known to work."""
+    """The compiled loop; None if the functions that it calls are not available, or not known to work."""
     if makes_no_code() or (sys.platform, platform.machine()) not in _KNOWN:
         return None
     digest, system = xxh3_128bits(), ctypes.CDLL(None)
@@ -83,12 +82,12 @@ def _compiled() -> _Call | None:
 
 
 def _call(_engine: Any, call: _Call, *arguments: int) -> int:
-    """_engine: which owns the code, and is there as long as this may be called."""
+    """_engine: owner of the code, kept alive as long as this can be called."""
     return call(*arguments)
 
 
 class _Reader:
-    """The code: a loop over chunks, in it one over the reads of a chunk, and one over its lines."""
+    """Builds the code: a loop over chunks, and in it one over the reads of a chunk and one over its cache lines."""
 
     NAME = "read_chunks"
 
@@ -122,7 +121,7 @@ class _Reader:
         self._build_end()
 
     def _read(self, done: Any, nbytes: Any) -> None:
-        """All of a chunk, by as many reads as it takes."""
+        """Reads a whole chunk, in as many reads as it takes."""
         builder, before = self.builder, self.builder.block
         again, some, behind = (builder.append_basic_block() for _ in range(3))
         builder.branch(again)
@@ -150,7 +149,7 @@ class _Reader:
         self._end_if(differs, done, builder.append_basic_block())
 
     def _put(self, out: Any, nbytes: Any) -> None:
-        """The chunk to `out`: whole lines of the cache past it, what is before and behind them as usual."""
+        """Copies the chunk to `out`: whole cache lines bypass the cache, what precedes and follows them does not."""
         builder = self.builder
         head = builder.and_(builder.neg(out), _WORD(_LINE_NBYTES - 1))
         head = builder.select(builder.icmp_unsigned("<", head, nbytes), head, nbytes)
@@ -175,7 +174,7 @@ class _Reader:
         self.builder.position_at_end(otherwise)
 
     def _build_end(self) -> None:
-        """What was put past the cache is there for other threads from here on."""
+        """Ends with a fence, after which other threads see what bypassed the cache."""
         builder = self.builder
         builder.position_at_end(self.ended)
         result = builder.phi(_WORD)

@@ -1,4 +1,4 @@
-"""How kernels are compiled: cached on disk, without the GIL, IEEE arithmetic unless said otherwise."""
+"""How kernels are compiled: cached on disk, without the GIL, with IEEE arithmetic unless stated otherwise."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
 
 def kernel(function: Callable[..., Any]) -> Any:
-    """A compiled function that allocates nothing and looks only at arrays that its caller holds.
+    """Compiles a function that allocates nothing and only accesses arrays that its caller holds.
 
-    It goes without Numba's reference counts: counting each view of a row or group cost more than the work on it (int4
-    rtn: 700 against 2,000 Mparam/s).
+    So it needs no reference counts of Numba's: counting each view of a row or group cost more than the work on it (int4
+    rtn: 700 instead of 2,000 Mparam/s).
     """
     return _quiet(function) if is_interpreted() else compiled(function, _SOURCES, **_OPTIONS)
 
 
 def any_order(function: Callable[..., Any]) -> Any:
-    """A kernel of sums whose order, and whose fused multiply-adds, the compiler may choose: exact all the same (small
-    integers), or metrics, which choose nothing."""
+    """Compiles a kernel of sums in which the compiler may choose the order and use fused multiply-adds: sums that are
+    exact anyway (of small integers), or metrics, on which no choice depends."""
     fast = {"reassoc", "contract"}
     return function if is_interpreted() else compiled(function, _SOURCES, **_OPTIONS, fastmath=fast)
 
 
 def instruction(twin: Callable[..., Any]) -> Any:
-    """A decorator for what is made of LLVM's instructions: an intrinsic, or `twin`, the same in Python, where Numba
-    compiles nothing."""
+    """A decorator for functions that consist of LLVM instructions: makes an intrinsic, or, if Numba compiles nothing,
+    replaces it by `twin`, the same in Python."""
     return (lambda _: twin) if is_interpreted() else intrinsic
 
 
 def _quiet(function: Callable[..., Any]) -> Any:
-    """numpy's scalars warn of what machine words do without a word: dividing by 0, and carrying over."""
+    """Silences numpy's scalars, which warn where machine words do not: on division by 0 and overflow."""
     return np.errstate(all="ignore")(function)
 
 

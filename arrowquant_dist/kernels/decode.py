@@ -1,4 +1,4 @@
-"""Codes → values: x̂ = (q - zero_point) · scale in IEEE float32, then rounded to the dtype asked for."""
+"""Codes → values: x̂ = (q - zero_point) · scale in IEEE float32, then rounded to the requested dtype."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def dequantize_rows(
     scratch: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """Decodes packed rows, of each row the columns from `first` on that `out` has.
+    """Decodes packed rows: of each row the columns from `first` on, as many as `out` has.
 
-    codes: uint8 [rows, row bytes], `width` bits a code. group: values a scale. scales: float32 [rows, groups];
-    zero_points: the same, or [rows, 0] where symmetric. scratch: uint8 [columns of out + 8]. out: int32 (float32),
-    uint16 (bfloat16) or int16 (float16) bits [rows, columns]; a value beyond the dtype's range becomes its largest
-    finite one.
+    codes: uint8 [rows, row bytes]. width: bits per code. group: values per scale. scales: float32 [rows, groups].
+    zero_points: the same, or [rows, 0] if symmetric. scratch: uint8 [columns of out + 8]. out: bits [rows, columns],
+    int32 (float32), uint16 (bfloat16) or int16 (float16); a value beyond the dtype's range becomes its largest finite
+    one.
     """
     for i in range(out.shape[0]):
         _decode_row(codes[i], width, group, scales[i], zero_points[i], first, scratch, out[i])
@@ -73,8 +73,8 @@ def _decode_row(
         k += 1
 
 
-# The columns of the table of `decode_blocks`: of each block its bits a code, rows, columns, groups a row, and values a
-# scale.
+# The columns of the table of `decode_blocks`: for each block bits per code, rows, columns, groups per row, and values
+# per scale.
 WIDTH, ROWS, COLUMNS, GROUPS, GROUP = range(5)
 MOST_BLOCKS = 8
 
@@ -90,14 +90,15 @@ def decode_blocks(
     number_bytes: np.ndarray,
     scratch: np.ndarray,
 ) -> int:
-    """Decodes some whole blocks, as `dequantize_rows` decodes each.
+    """Decodes several whole blocks, each like `dequantize_rows`.
 
-    codes, scales, zero_points: MOST_BLOCKS arrays each, of each block in turn the stored bytes, uint8, aligned or not,
-    zero points empty where it is symmetric; the rest are not looked at. table: int64 [blocks, 5], the columns as above.
-    outs: the same number, bits as `dequantize_rows` has them, [rows · columns]. numbers: scratch, float32 [2 · rows ·
-    groups a row] of the largest; number_bytes: the same memory, uint8. scratch: uint8 [columns + 8] of the widest.
-    Returns the first block with a scale or zero point that is not finite, which is not decoded, nor is any behind it;
-    -1 where there is none.
+    codes, scales, zero_points: MOST_BLOCKS arrays each, the stored bytes of each block, uint8, aligned or not; zero
+    points are empty if a block is symmetric, and arrays beyond the number of blocks are ignored. table: int64
+    [blocks, 5], with the columns above. outs: MOST_BLOCKS arrays of bits as in `dequantize_rows`, [rows · columns].
+    numbers: scratch, float32 [2 · rows · groups per row] of the largest block. number_bytes: the same memory as uint8.
+    scratch: uint8 [columns + 8] of the widest block.
+    Returns the index of the first block with a scale or zero point that is not finite, from which on no block is
+    decoded; -1 if there is none.
     """
     for b in range(table.shape[0]):
         columns, groups = table[b, COLUMNS], table[b, GROUPS]

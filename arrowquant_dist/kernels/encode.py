@@ -1,4 +1,4 @@
-"""Codes of a run of values that shares one scale, and the sums that measure them, in one pass."""
+"""Codes of a run of values that share one scale, and the sums that measure their errors, in one pass."""
 
 from __future__ import annotations
 

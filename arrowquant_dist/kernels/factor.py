@@ -1,5 +1,5 @@
-"""Symmetric matrices as L D Lᵀ, in place, and what is solved with it: by blocks, so that products do nearly all of it,
-in an order that depends on the matrix's size alone."""
+"""Factorization of symmetric matrices as L D Lᵀ, in place, and solving with it. It works by blocks, so that nearly all
+of the work is matrix products, in an order that only depends on the matrix's size."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _PLUS, _MINUS = np.float32(1.0), np.float32(-1.0)
 class Factor:
     """L D Lᵀ of a symmetric matrix.
 
-    lower: float32 [n, n], below its diagonal that of L, whose own is 1; the rest is not looked at. pivots: float32 [n],
-    D. inverses: float32 [blocks, FACTOR_BLOCK, FACTOR_BLOCK], of L's blocks on the diagonal, of the last one as much
-    as there is.
+    lower: float32 [n, n], L below its diagonal (L has ones on the diagonal); the rest is not used. pivots: float32 [n],
+    D. inverses: float32 [blocks, FACTOR_BLOCK, FACTOR_BLOCK], the inverses of L's blocks on the diagonal; the last
+    block may be smaller.
     """
 
     lower: np.ndarray
@@ -29,19 +29,19 @@ class Factor:
 
     @property
     def blocks(self) -> list[tuple[int, int]]:
-        """[start, stop) of each."""
+        """(start, stop) of each block."""
         n = self.pivots.size
         return [(start, min(start + FACTOR_BLOCK, n)) for start in range(0, n, FACTOR_BLOCK)]
 
     def solve(self, columns: np.ndarray) -> None:
-        """x of L D Lᵀ x = b. columns: float32 [n, any], b and then x."""
+        """Solves L D Lᵀ x = b. columns: float32 [n, any], b, which is replaced by x."""
         width = columns.shape[1]
         part, scratch = np.empty((FACTOR_BLOCK, width), np.float32), np.empty(scratch_size(width), np.float32)
         for start, stop in self.blocks:
             self._multiply(start, columns[start:stop], part, scratch, is_turned=False)
             below = columns[stop:]
             add_product(self.lower, stop, start, False, _MINUS, columns[start:stop], below, 0, width, scratch)  # noqa: FBT003
-        with np.errstate(over="ignore", invalid="ignore"):  # who asks looks whether what comes out is finite
+        with np.errstate(over="ignore", invalid="ignore"):  # callers check whether the result is finite
             columns /= self.pivots[:, None]
         for start, stop in reversed(self.blocks):
             self._multiply(start, columns[start:stop], part, scratch, is_turned=True)
@@ -51,7 +51,7 @@ class Factor:
     def _multiply(
         self, start: int, columns: np.ndarray, part: np.ndarray, scratch: np.ndarray, *, is_turned: bool
     ) -> None:
-        """A block of columns times the inverse of L's block, or that turned."""
+        """Multiplies a block of columns by the inverse of L's block, or by its transpose."""
         right = part[: len(columns)]
         right[:] = columns
         columns[:] = 0.0
@@ -60,11 +60,13 @@ class Factor:
 
 
 def factor(matrix: np.ndarray, diagonal: np.ndarray, least: float) -> Factor | None:
-    """matrix: float32 [n, n], symmetric: read below its diagonal, which becomes the factor's. The rest stays what it
-    is, see `mirror`. diagonal: float32 [n], the matrix's own, which may differ from what stands there.
+    """Factorizes a symmetric matrix.
 
-    None where a pivot is below `least` or not finite; what is below the diagonal is then meaningless. Memory: three
-    columns of blocks.
+    matrix: float32 [n, n], of which the part below the diagonal is read and replaced by L. The rest is not modified,
+    see `mirror`. diagonal: float32 [n], used instead of the matrix's own diagonal. least: smallest pivot accepted.
+
+    Returns None if a pivot is below `least` or not finite; the part below the diagonal is then meaningless. Memory:
+    three columns of blocks.
     """
     n, size = diagonal.size, (-(-diagonal.size // FACTOR_BLOCK), FACTOR_BLOCK, FACTOR_BLOCK)
     found = Factor(matrix, diagonal.copy(), np.zeros(size, np.float32))
@@ -84,7 +86,7 @@ def factor(matrix: np.ndarray, diagonal: np.ndarray, least: float) -> Factor | N
 def _take_from_rest(
     found: Factor, start: int, stop: int, with_pivots: np.ndarray, scratch: np.ndarray
 ) -> None:
-    """What columns [start, stop) of L make up of the matrix's part to their right is taken from it. with_pivots:
+    """Subtracts the contribution of columns [start, stop) of L from the part of the matrix to their right. with_pivots:
     float32, these columns below `stop`, times D."""
     matrix, n = found.lower, found.pivots.size
     for first in range(stop, n, FACTOR_BLOCK):
@@ -108,12 +110,12 @@ def factor_block(
     scratch: np.ndarray,
     inverse: np.ndarray,
 ) -> bool:
-    """One block on the diagonal, in float64.
+    """Factorizes one block on the diagonal, in float64.
 
-    matrix: float32 [n, n], whose block of [m, m] begins at [start, start], below its diagonal the matrix and then L.
-    pivots: float32 [m], the diagonal and then D. scratch: float64 [≥ m, ≥ m]. inverse: float32 [≥ m, ≥ m], of which
-    [m, m] becomes that of L. False where a pivot is below `least` or not
-    finite; nothing of the block is then written.
+    matrix: float32 [n, n], whose block [m, m] begins at [start, start]; below the diagonal it is replaced by L.
+    pivots: float32 [m], the diagonal, which is replaced by D. scratch: float64 [≥ m, ≥ m]. inverse: float32
+    [≥ m, ≥ m], whose part [m, m] becomes the inverse of L. Returns False if a pivot is below `least` or not finite;
+    nothing of the block is then written.
     """
     m = pivots.size
     for i in range(m):
@@ -138,7 +140,8 @@ def factor_block(
 
 @kernel
 def _invert(lower: np.ndarray, m: int, inverse: np.ndarray) -> None:
-    """lower: float64 [≥ m, ≥ m], what is below the diagonal of a matrix whose own is 1. inverse: float32 [≥ m, ≥ m]."""
+    """Inverts a matrix with ones on its diagonal. lower: float64 [≥ m, ≥ m], its part below the diagonal. inverse:
+    float32 [≥ m, ≥ m], filled."""
     for j in range(m):
         for i in range(m):
             inverse[i, j] = np.float32(0.0)
@@ -152,7 +155,8 @@ def _invert(lower: np.ndarray, m: int, inverse: np.ndarray) -> None:
 
 @kernel
 def mirror(matrix: np.ndarray) -> None:
-    """What is above the diagonal of [n, n] goes below it: a symmetric matrix is again what it was before `factor`."""
+    """Copies the part above the diagonal of [n, n] below it: restores a symmetric matrix to what it was before
+    `factor`."""
     for i in range(matrix.shape[0]):
         for j in range(i):
             matrix[i, j] = matrix[j, i]

@@ -2,7 +2,7 @@
 
 For fixed codes q the best scale (and zero point) of y ≈ scale · (q - zero_point) is a linear regression of y on q; for
 a fixed scale the best codes are the rounded ones. Each step lowers the squared error, so a start descends to a local
-minimum. kernels/mse.py says why on a grid, and what was tried.
+minimum. kernels/mse.py says why values are on a grid, and what was tried.
 """
 
 from __future__ import annotations
@@ -92,11 +92,11 @@ def fit_symmetric(
     qmin: np.float32,
     qmax: np.float32,
 ) -> tuple[float, float, float, float]:
-    """Returns (Σq², Σqy) of the best codes found, then of the last start's. The inverse scale in units of y is their
-    quotient; Σqy is 0 where every start rounds all to 0.
+    """Returns (Σq², Σqy) of the best codes found, then those of the last start's codes. Their quotient Σq² / Σqy is the
+    inverse scale in units of y; Σqy is 0 if every start rounds all values to 0.
 
     With the least-squares scale Σqy / Σq² the squared error of codes q is Σy² - (Σqy)² / Σq²: of two sets of codes the
-    one with the larger gain (Σqy)² / Σq² is better, which is compared without a division.
+    one with the larger gain (Σqy)² / Σq² is better. Gains are compared without a division.
     """
     of_top = 1.0 / top
     of_rms = 1.0 / rms
@@ -144,7 +144,7 @@ def _moments(
     qmin: np.float32,
     qmax: np.float32,
 ) -> tuple[float, float, float]:
-    """Of the codes q of y: (Σ(q - q̄)², Σ(q - q̄)(y - ȳ), q̄). mean: ȳ. share: 1 / n."""
+    """(Σ(q - q̄)², Σ(q - q̄)(y - ȳ), q̄) of the codes q of y. mean: ȳ. share: 1 / n."""
     q, qq, qy = level_sums(y, chunk, inverse, zero_point, qmin, qmax)
     q_mean = q * share
     return qq - q * q_mean, qy - q * mean, q_mean
@@ -162,9 +162,11 @@ def fit_asymmetric(
     qmin: np.float32,
     qmax: np.float32,
 ) -> tuple[float, float, float, float, float, float]:
-    """Returns (variance, covariance, q̄), as _moments has them, of the best codes found, then of the last start's. The
-    inverse scale in units of y is variance / covariance; the covariance is 0 where every start rounds all to one code.
-    As fit_symmetric, with y regressed on q: the gain is covariance² / variance."""
+    """Like fit_symmetric, with y regressed on q: the gain is covariance² / variance.
+
+    Returns (variance, covariance, q̄) from _moments of the best codes found, then those of the last start's codes. The
+    inverse scale in units of y is variance / covariance; the covariance is 0 if every start rounds all values to one
+    code."""
     middle = 0.5 * (np.float64(qmin) + np.float64(qmax))
     share = 1.0 / np.float64(y.size)
     of_top = 1.0 / top

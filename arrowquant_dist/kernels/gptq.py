@@ -1,7 +1,7 @@
-"""Codes whose errors make up for each other: what kernels do of gptq, on columns of weights.
+"""Codes whose errors make up for each other: the kernels of gptq, which work on columns of weights.
 
 All arrays are [columns, rows]: a column of many rows of weights is contiguous, its rows are side by side in the CPU's
-vectors, and each row's arithmetic is the same whatever lies beside it.
+vectors, and the arithmetic for a row does not depend on its neighbours.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _EDGE = 64  # of the squares that are transposed at a time
 
 @kernel
 def load_columns(bits: np.ndarray, columns: np.ndarray) -> None:
-    """bits: source bits [rows, n]. columns: float32 [n, rows], where they go."""
+    """Transposes values. bits: source bits [rows, n]. columns: float32 [n, rows], filled."""
     for start in range(0, bits.shape[1], _EDGE):
         stop = min(start + _EDGE, bits.shape[1])
         for i in range(bits.shape[0]):
@@ -28,7 +28,7 @@ def load_columns(bits: np.ndarray, columns: np.ndarray) -> None:
 
 @kernel
 def rows_of(columns: np.ndarray, rows: np.ndarray) -> None:
-    """The way back. rows: float32 [rows, n]."""
+    """Transposes columns back to rows. rows: float32 [rows, n], filled."""
     for start in range(0, rows.shape[1], _EDGE):
         stop = min(start + _EDGE, rows.shape[1])
         for i in range(rows.shape[0]):
@@ -92,7 +92,8 @@ def _round_column_inwards(
 
 @kernel
 def _carry(lower: np.ndarray, start: int, i: int, errors: np.ndarray, carried: np.ndarray) -> None:
-    """To carried[i] is added what the columns behind it, which are rounded, leave to make up. See round_columns."""
+    """Adds to carried[i] what column i has to make up for the errors of the columns after it, which are rounded. See
+    round_columns."""
     k = i + 1
     while k + 4 <= errors.shape[0]:
         at = start + k
@@ -123,13 +124,14 @@ def round_columns(
     qmax: np.float32,
     codes: np.ndarray,
 ) -> None:
-    """Codes of some columns, from the last to the first, each for what the errors of those before it leave to make up.
+    """Chooses the codes of some columns, from the last to the first, each making up for the errors of those rounded
+    before.
 
-    lower: float32 [n, n], L of H = L D Lᵀ, in which these columns begin at `start`. errors: float32 [m, rows], the
-    target's values, and then by how much they differ from the decoded ones. carried: float32 [m, rows], Σ of error · L
-    over the columns that were rounded before, to which those of these columns are added. groups: int64 [m], the row of
-    `scales` and `zero_points` (float32 [groups, rows]) that holds for each column. codes: uint8 [m, rows], signed codes
-    in two's complement.
+    lower: float32 [n, n], L of H = L D Lᵀ. start: index in L of the first of these columns. errors: float32 [m, rows],
+    the target's values, which are replaced by their differences from the decoded values. carried: float32 [m, rows],
+    Σ error · L over the columns that were rounded before, to which those of these columns are added. groups: int64 [m],
+    the row of `scales` and `zero_points` (float32 [groups, rows]) for each column. codes: uint8 [m, rows], receives
+    signed codes in two's complement.
     """
     for i in range(groups.size - 1, -1, -1):
         _carry(lower, start, i, errors, carried)
@@ -149,8 +151,8 @@ def round_columns_inwards(
     qmax: np.float32,
     codes: np.ndarray,
 ) -> None:
-    """As round_columns, with one scale a row, float32 [rows], and boundaries between codes that lie further from zero
-    than their middle, by shifts: float32 [m], of a step, for each column."""
+    """Like round_columns, with one scale per row, float32 [rows], and boundaries between codes further from zero than
+    midway. shifts: float32 [m], by how much for each column, as fractions of a step."""
     for i in range(shifts.size - 1, -1, -1):
         _carry(lower, start, i, errors, carried)
         _round_column_inwards(errors[i], carried[i], scales, shifts[i], qmin, qmax, codes[i])
@@ -187,8 +189,8 @@ def round_columns_by_row(
     qmax: np.float32,
     codes: np.ndarray,
 ) -> None:
-    """As round_columns_inwards, where rows differ in their steps: by shifts [rows] · factors [m], at most half a
-    step. Both are float32."""
+    """Like round_columns_inwards, for rows with different steps: boundaries are moved by shifts · factors, at most half
+    a step. shifts: float32 [rows]. factors: float32 [m]."""
     for i in range(factors.size - 1, -1, -1):
         _carry(lower, start, i, errors, carried)
         _round_column_by_row(errors[i], carried[i], scales, shifts, factors[i], qmin, qmax, codes[i])
@@ -198,7 +200,7 @@ def round_columns_by_row(
 def _measure_run(
     run: np.ndarray, codes: np.ndarray, scale: np.float32, zero_point: np.float32, sums: np.ndarray
 ) -> None:
-    """sums: as encode_run's."""
+    """Adds to `sums`, which are as in encode_run."""
     x_sum = 0.0
     d_sum = 0.0
     e_sum = 0.0
@@ -229,9 +231,9 @@ def pack_and_measure(
     codes: np.ndarray,
     sums: np.ndarray,
 ) -> None:
-    """Chosen codes as V2 has them, and how far they are from the source's values.
+    """Packs chosen codes as in V2, and measures their errors against the source's values.
 
-    bits: source bits [rows, n]. group, scales, zero_points, width, codes, sums: as those of kernels/quantize.py.
+    bits: source bits [rows, n]. group, scales, zero_points, width, codes, sums: as in kernels/quantize.py.
     columns: uint8 [n, rows], signed codes in two's complement. scratch: uint8 [≥ _EDGE, n].
     """
     n = bits.shape[1]

@@ -1,5 +1,5 @@
-"""float32 to float16, half to even, by integer arithmetic on vectors: the same on any CPU, and six times as fast as
-numpy's conversion."""
+"""float32 to float16, half to even, by integer arithmetic on vectors: the same result on any CPU, and six times as fast
+as numpy's conversion."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LEAST_NORMAL, _HALF, _BIAS, _INFINITE = 0x38800000, 0x3F000000, 0x38000000, 0x4
 
 
 def to_halves(values: np.ndarray) -> np.ndarray:
-    """float32 [n], contiguous → float16 [n]. What is beyond its range becomes inf, NaN some NaN."""
+    """float32 [n], contiguous → float16 [n]. Values beyond float16's range become inf, NaN becomes some NaN."""
     with np.errstate(over="ignore", under="ignore"):
         if makes_no_code():
             return values.astype(np.float16)
@@ -37,7 +37,7 @@ def _body(builder: ir.IRBuilder, addresses: Sequence[Any]) -> None:
     odd = builder.and_(builder.lshr(size, everywhere(_BITS, 13)), everywhere(_BITS, 1))
     nearest = builder.add(builder.add(size, everywhere(_BITS, 0xFFF - _BIAS & 0xFFFFFFFF)), odd)
     normal = builder.lshr(nearest, everywhere(_BITS, 13))
-    # Small ones are multiples of 2^-24, which is what the last bit of a float32 from 0.5 on is worth.
+    # Small float16 numbers are multiples of 2^-24, which is float32's unit in the last place from 0.5 on.
     beside = builder.fadd(builder.bitcast(size, _FLOATS), everywhere(_FLOATS, 0.5))
     small = builder.sub(builder.bitcast(beside, _BITS), everywhere(_BITS, _HALF))
     is_small = builder.icmp_unsigned("<", size, everywhere(_BITS, _LEAST_NORMAL))

@@ -1,8 +1,8 @@
-"""What kernels do in one instruction, in plain Python: for processes in which Numba compiles nothing
-(NUMBA_DISABLE_JIT=1, to step through kernels with a debugger, or where no machine code may be made). Slow, and to the
-same bits.
+"""The kernels' single instructions in plain Python, for processes in which Numba compiles nothing (NUMBA_DISABLE_JIT=1:
+to step through kernels with a debugger, or where no machine code may be made). Slow, with the same bits as results.
 
-Each has the arguments of its namesake in bits.py or sources.py: numpy scalars, whose type says what they are.
+Each function has the arguments of its namesake in bits.py, sources.py or multiply.py. Scalars are numpy's, and their
+dtype matters.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def rounded(value: Any, like: Any) -> Any:
 
 
 def _to_bfloat16(value: Any) -> np.uint16:
-    """float32 → the bits of a bfloat16, half to even; beyond its range inf. `value` is not NaN."""
+    """float32 → the bits of a bfloat16, half to even; inf beyond its range. `value` is not NaN."""
     bits = int(np.float32(value).view(np.uint32))
     return np.uint16(((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16) & 0xFFFF)
 
@@ -97,7 +97,7 @@ def add_tile(left: Any, right: Any, right_at: int, out: Any, out_at: int, stride
 
 
 def _fused(value: Any, others: Any, added: Any) -> Any:
-    """value · others + added in float32, rounded once: the exact product's sum is rounded to odd in float64 first."""
+    """value · others + added in float32, rounded once: the exact sum is first rounded to odd in float64."""
     product, more = np.float64(value) * others.astype(np.float64), added.astype(np.float64)
     total = product + more
     part = total - product

@@ -1,7 +1,7 @@
-"""Bytes and machine words anywhere in a byte array: little-endian, at any offset, without a check of the bounds.
+"""Access to bytes and machine words of a byte array: little-endian, at any offset, without bounds checks.
 
-Each is one LLVM instruction or call where an array's address is to be had and Numba compiles at all, else a loop over
-its bytes.
+Each function is one LLVM instruction or call if Numba compiles and gives access to an array's address, else a loop over
+bytes.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ _AT_ONCE = has_pointers() and not is_interpreted()
 
 # (array, at) → uint64: array[at] | array[at + 1] << 8. array: uint8 [n].
 load_pair = _load_pair_at_once if _AT_ONCE else _load_pair_by_bytes
-# (array, at, word): the eight bytes of `word` (uint64) to array[at : at + 8]. array: uint8 [n].
+# (array, at, word): stores the eight bytes of `word` (uint64) in array[at : at + 8]. array: uint8 [n].
 store_word = _store_word_at_once if _AT_ONCE else _store_word_by_bytes
-# (source, start, nbytes, out, at): source[start : start + nbytes] to out[at:], which it does not overlap. Both uint8.
+# (source, start, nbytes, out, at): copies source[start : start + nbytes] to out[at:], without overlap. Both uint8.
 copy_bytes = _copy_bytes_at_once if _AT_ONCE else _copy_bytes_by_bytes

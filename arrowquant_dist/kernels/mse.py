@@ -4,20 +4,21 @@ For fixed codes q the best scale (and zero point) of x ≈ scale · (q - zero_po
 a fixed scale the best codes are the rounded ones. Each step lowers Σ(x - x̂)², so a start descends to a local minimum;
 the starts are spread over clipping ratios and offsets, each is rounded once, and the best ones descend.
 
-Everything that chooses runs on x centred and scaled to small integers y, |y| ≤ Y: sums of q, q² and q·y over a chunk
-stay below 2^24 and are exact in float32, so their order, and with it the CPU's vector width, changes nothing. Y = 8191
-is 1/1000 of a step of 4 bits; the codes themselves are made from x, not from y.
+Every choice is made with x centred and scaled to small integers y, |y| ≤ Y: sums of q, q² and q·y over a chunk stay
+below 2^24 and are exact in float32, so their order, and with it the CPU's vector width, changes nothing. With Y = 8191
+the grid is 1/1000 of a step of 4 bits; the codes themselves are made from x, not from y.
 
-Below 8 bits scales are rounded to bfloat16's 8 significant bits, and real zero points to 1/64: less than 0.1 % of the
-error that rounding the weights makes, half the bytes once compressed, and exporters whose scales are bfloat16 lose
-nothing.
+Below 8 bits scales are rounded to bfloat16's 8 significant bits, and real zero points to 1/64. This adds less than
+0.1 % to the error of rounding the weights, halves their bytes when compressed, and exporters whose scales are bfloat16
+lose nothing.
 
-Rounded like that, or found on y instead of x, a scale may be worse than rtn's: for a group of -c, 0 and c, say, which
-rtn has exactly. So rtn's is a start as well, and its sums are kept: what is chosen has less error by those sums where
-they leave no doubt, which costs nothing, else by the errors of the codes themselves, and rtn's is taken where it wins.
+A scale that is rounded like that, or found on y instead of x, may be worse than rtn's, for example for a group of -c, 0
+and c, which rtn represents exactly. So rtn's scale is one of the starts and its sums are kept. If the sums show beyond
+doubt that the chosen scale has less error, which costs nothing, it is taken; otherwise the errors of the codes
+themselves are compared, and rtn's scale is taken if it wins.
 
-What did not work: starting from the full range alone (int2 asymmetric 0.9336 mean cosine on MiniLM where five offsets
-give 0.9375); more than four steps of descent; descending from more than two starts (under 0.0001).
+What did not work: starting from the full range only (int2 asymmetric: mean cosine on MiniLM 0.9336, with five offsets
+0.9375); more than four steps of descent; descending from more than two starts (gains under 0.0001).
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ from arrowquant_dist.kernels.rtn import (
     whole_asymmetric_scale,
 )
 
-# Outside, 1/span or scale · code could leave float32: such groups take the rtn scale.
+# Outside these magnitudes 1/span or scale · code could leave float32: such groups take the rtn scale.
 _LARGEST = np.float32(1e37)
 _SMALLEST = np.float32(1e-30)
 
@@ -60,8 +61,8 @@ def short_float(value: float) -> np.float32:
 
 @kernel
 def _stored_scale(value: float, qmin: np.float32) -> np.float32:
-    """float64 → the float32 that is stored: short below 8 bits. At 8, half a unit of a short scale's last digit moves
-    the outermost levels by a quarter of a step, which clips the largest values."""
+    """float64 → the float32 that is stored, which is short below 8 bits. At 8 bits, half a unit in the last place of a
+    short scale moves the outermost levels by a quarter of a step, which clips the largest values."""
     return short_float(value) if qmin >= np.float32(-8.0) else np.float32(value)
 
 
@@ -76,8 +77,8 @@ def _excesses(
     qmax: np.float32,
     out: np.ndarray,
 ) -> None:
-    """out: float32 [n], by how much more the square of each value's error is than with the other scale and zero point,
-    in squares of the other scale, which keeps them within float32."""
+    """out: float32 [n], for each value its squared error less the squared error with the other scale and zero point, in
+    squares of the other scale, which keeps them within float32."""
     inverse = np.float32(1.0) / other_scale
     for j in range(run.size):
         value = to_float32(run[j])
@@ -99,8 +100,8 @@ def _is_worse(
     qmax: np.float32,
     scratch: np.ndarray,
 ) -> bool:
-    """Whether Σ(x - x̂)² is larger than with the other scale and zero point: in float64, in a fixed order, by four sums,
-    since each addition waits for the one before it. scratch: float32 [≥ n]."""
+    """Whether Σ(x - x̂)² is larger than with the other scale and zero point. Summed in float64, in a fixed order, as
+    four sums, because each addition waits for the one before it. scratch: float32 [≥ n]."""
     excess = scratch[: run.size]
     _excesses(run, scale, zero_point, other_scale, other_zero_point, qmin, qmax, excess)
     a = 0.0
@@ -120,12 +121,12 @@ def _is_worse(
 
 @kernel
 def _doubt(count: int, errors: float, reach: float) -> float:
-    """By how much the Σ(y - ŷ)² of two sets of codes may differ, and the errors on x the other way round.
+    """By how much the Σ(y - ŷ)² of two sets of codes may differ although their errors on x compare the other way round.
 
-    Each value is at most δ from its y, half a unit of the grid and what float32 rounds, so that the root of each sum is
-    within δ√n of that on x: the difference is at most 2δ√n · (√E + √E′). errors: (√E + √E′) / √n at most, in units of
-    y: rtn's step, whose errors are at most half of it, or twice that where its zero point is rounded. reach: max|x|, in
-    units of y.
+    Each value is at most δ from its y (half a unit of the grid, and float32's rounding), so the root of each sum is
+    within δ√n of that on x, and the difference is at most 2δ√n · (√E + √E′). errors: upper bound of (√E + √E′) / √n, in
+    units of y: rtn's step, because its errors are at most half a step, or twice that if its zero point is rounded.
+    reach: max|x|, in units of y.
     """
     return 2.0 * np.float64(count) * errors * (0.51 + reach * 2.0**-21)
 
@@ -141,10 +142,10 @@ def symmetric_mse_scale(
     qmax: np.float32,
     y: np.ndarray,
 ) -> np.float32:
-    """run: source bits [n] with minimum `low` and maximum `high`. Returns the float32 scale, negative where the levels
-    -2^(b-1) … 2^(b-1)-1 serve the group better turned round. y: float32 [≥ n], scratch.
-    starts: float64 [starts, ≥ 2], each an inverse scale as a multiple of 1 / max|x| plus one of 1 / rms; the last is
-    rtn's."""
+    """Returns the float32 scale of a group, negative if the levels -2^(b-1) … 2^(b-1)-1 fit it better when negated.
+
+    run: source bits [n] with minimum `low` and maximum `high`. starts: float64 [starts, ≥ 2], each an inverse scale as
+    a multiple of 1 / max|x| plus a multiple of 1 / rms; the last is rtn's. y: float32 [≥ n], scratch."""
     if low == high:
         return constant_scale(low) if low >= np.float32(0.0) else -constant_scale(low)
     top = max(abs(low), abs(high))
@@ -181,8 +182,8 @@ def asymmetric_mse_scale(
     qmax: np.float32,
     y: np.ndarray,
 ) -> tuple[np.float32, np.float32]:
-    """As symmetric_mse_scale; returns float32 (scale, zero_point). starts: [starts, 3], the third an offset of the
-    zero point in codes; multiples of the inverses of half the range and of the rms about the mean."""
+    """Like symmetric_mse_scale, but returns float32 (scale, zero_point). starts: float64 [starts, 3]: multiples of the
+    inverse of half the range and of the inverse rms about the mean, and an offset of the zero point in codes."""
     if low == high:
         return constant_scale(low), np.float32(0.0)
     centre = low * np.float32(0.5) + high * np.float32(0.5)
@@ -211,7 +212,7 @@ def _search_asymmetric(
     qmax: np.float32,
     y: np.ndarray,
 ) -> tuple[np.float32, np.float32, float]:
-    """The best (scale, zero_point) found, scale 0 where none was, and what they gain on rtn's beyond doubt."""
+    """The best (scale, zero_point) found, with scale 0 if none was, and how much they gain over rtn's beyond doubt."""
     limit, chunk = grid_size(qmin)
     factor = np.float32(limit / half)
     mean, rms = on_grid(run, centre, factor, y)
@@ -237,7 +238,7 @@ def _search_asymmetric(
 
 @kernel
 def _error(variance: float, covariance: float, level: float, mean: float, count: int, unit: float) -> float:
-    """Σ(y - ŷ)² - Σy² of codes whose levels, q less the zero point, have the mean `level`; mean: ȳ."""
+    """Σ(y - ŷ)² - Σy² of codes whose levels, q - zero point, have the mean `level`. mean: ȳ."""
     n = np.float64(count)
     squares = variance + n * level * level
     products = covariance + n * level * mean
@@ -255,9 +256,9 @@ def whole_asymmetric_mse_scale(
     qmax: np.float32,
     y: np.ndarray,
 ) -> tuple[np.float32, np.float32]:
-    """As asymmetric_mse_scale, with a whole zero point in [qmin, qmax]: the real one's neighbours and rtn's are tried.
+    """Like asymmetric_mse_scale, with a whole zero point in [qmin, qmax]: tries the real one's neighbours and rtn's.
 
-    With a zero point given, the scale is a regression through zero on the levels q - zero_point.
+    For a given zero point, the scale is a regression through zero on the levels q - zero_point.
     """
     rtn_scale, rtn_zero_point = whole_asymmetric_scale(low, high, qmin, qmax)
     top = max(abs(low), abs(high))
@@ -281,7 +282,7 @@ def whole_asymmetric_mse_scale(
         for scale in (real_scale, rtn_scale):
             start = 1.0 / (np.float64(scale) * np.float64(factor))
             _, next_qq, next_qy = level_sums(y[: run.size], chunk, start, 0.0, qmin - held, qmax - held)
-            rtn_error = rtn_unit * (rtn_unit * next_qq - 2.0 * next_qy)  # of the last: rtn's
+            rtn_error = rtn_unit * (rtn_unit * next_qq - 2.0 * next_qy)  # the last pass is rtn's
             next_qq, next_qy = descend_symmetric(
                 y[: run.size], chunk, next_qq, next_qy, steps, qmin - held, qmax - held
             )

@@ -1,9 +1,9 @@
-"""Products of float32 matrices, each number of them by one chain of fused multiply-adds in the order of its terms.
+"""Products of float32 matrices; each number is computed by one chain of fused multiply-adds in the order of its terms.
 
-So they are the same to the bit on every machine, whatever its vectors, and a product is the work of the thread that
-asks for it alone. OpenBLAS gave other last bits with two threads than with one where it takes its kernels for AVX2, and
-with them other codes; and it would start as many threads for each worker as the machine has CPUs. On one thread both
-are equally fast (92 and 89 GFlop/s, 4096 × 128 times 128 × 256, with AVX-512).
+So results are the same to the bit on every machine, whatever its vectors, and only the calling thread works on them.
+OpenBLAS, where it uses its AVX2 kernels, gave other last bits with two threads than with one, and so other codes; and
+it would start as many threads for each worker as the machine has CPUs. On one thread both are equally fast (92 and 89
+GFlop/s, 4096 × 128 times 128 × 256, with AVX-512).
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from arrowquant_dist.kernels.compile import instruction, kernel
 from arrowquant_dist.kernels.numba_private import has_wide_vectors
 
 _HEIGHT = 8  # rows of a tile of the product, whose sums stay in registers
-_WIDTH = 32  # columns of the right matrix that are laid side by side
+_WIDTH = 32  # columns of the right matrix that are packed side by side
 _DEPTH = (
-    128  # terms that are added up in registers; as much of the right matrix stays in the CPU's first cache
+    128  # terms that are added up in registers; so much of the right matrix fits into the first-level cache
 )
 
 _F32 = ir.FloatType()
@@ -29,13 +29,13 @@ _I64 = ir.IntType(64)
 
 
 def scratch_size(columns: int) -> int:
-    """float32 numbers that a product of so many columns takes beside its matrices."""
+    """Number of float32 numbers of scratch memory that a product with so many columns takes."""
     return _DEPTH * (_HEIGHT + -(-columns // _WIDTH) * _WIDTH) + _HEIGHT * _WIDTH
 
 
 @instruction(interpreted.strip_width)
 def _strip_width(_typing: Any) -> Any:
-    """Columns of a tile: two vectors where there are 32 of 16 numbers, else one of 8 numbers."""
+    """Columns of a tile: two vectors of 16 numbers if the CPU has 32 such registers, else one vector of 8 numbers."""
 
     def codegen(context: Any, _builder: Any, _signature: Any, _args: Any) -> Any:
         return ir.Constant(_I64, 32 if has_wide_vectors(context) else 8)
@@ -49,8 +49,8 @@ def _add_tile(
 ) -> Any:
     """out[i, j] += Σ_k left[k, i] · right[k, j] for i < _HEIGHT, j < _strip_width().
 
-    left: float32 [depth · _HEIGHT], packed; right: float32 [depth · _WIDTH], packed, the strip begins at `right_at`;
-    out: float32, C order, from `out_at` on, `stride` numbers from row to row.
+    left: float32 [depth · _HEIGHT], packed. right: float32 [depth · _WIDTH], packed; the strip begins at `right_at`.
+    out: float32, C order, from `out_at` on, with `stride` numbers from row to row.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -132,7 +132,7 @@ def _pack_right(
 def _pack_left(
     left: np.ndarray, row: int, first: int, rows: int, depth: int, sign: np.float32, packed: np.ndarray
 ) -> None:
-    """packed: float32 [≥ depth · _HEIGHT], [k, i] is sign · left[row + i, first + k]; zeros from `rows` on."""
+    """packed: float32 [≥ depth · _HEIGHT]; [k, i] becomes sign · left[row + i, first + k], or 0 from `rows` on."""
     for i in range(_HEIGHT):
         for k in range(depth):
             packed[k * _HEIGHT + i] = sign * left[row + i, first + k] if i < rows else np.float32(0.0)
@@ -142,7 +142,7 @@ def _pack_left(
 def _pack_turned_left(
     left: np.ndarray, row: int, first: int, rows: int, depth: int, sign: np.float32, packed: np.ndarray
 ) -> None:
-    """As _pack_left, of left[first + k, row + i]."""
+    """Like _pack_left, with left[first + k, row + i]."""
     for k in range(depth):
         for i in range(_HEIGHT):
             packed[k * _HEIGHT + i] = sign * left[first + k, row + i] if i < rows else np.float32(0.0)
@@ -158,7 +158,7 @@ def _add_edge(
     out: np.ndarray,
     edge: np.ndarray,
 ) -> None:
-    """A tile that reaches beyond `out`: by way of `edge`, float32 [_HEIGHT · _WIDTH]. left, right: packed."""
+    """Adds to a tile that reaches beyond `out`, by way of `edge`, float32 [_HEIGHT · _WIDTH]. left, right: packed."""
     for i in range(_HEIGHT):
         for j in range(_WIDTH):
             edge[i * _WIDTH + j] = out[i, j] if i < rows and j < columns else np.float32(0.0)
@@ -184,7 +184,7 @@ def add_product(
     columns: int,
     scratch: np.ndarray,
 ) -> None:
-    """out[i, column + j] += sign · Σ_k left[row + i, first + k] · right[k, j], of `turned` left[first + k, row + i].
+    """out[i, column + j] += sign · Σ_k left[row + i, first + k] · right[k, j], if `turned` of left[first + k, row + i].
 
     left: float32 [any, any]; right: float32 [depth, ≥ columns]; out: float32 [rows, any]; all in C order. scratch:
     float32 [scratch_size(columns)].

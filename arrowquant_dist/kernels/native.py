@@ -1,8 +1,9 @@
-"""Loops over pieces of bytes as machine code, made by LLVM alone.
+"""Loops over pieces of bytes as machine code, made by LLVM without Numba.
 
-Numba's import and its first kernel take half a second and 150 MB of a process, more than all else that an export does
-before it reads; a loop made here takes 40 ms and 65 MB, most of it pages of LLVM's library. So these are loops for
-processes that have no kernels otherwise. They are made anew in each process, run without the GIL, and allocate nothing.
+Importing Numba and loading a first kernel takes half a second and 150 MB in a process, more than everything else that
+an export does before it reads; a loop made here takes 40 ms and 65 MB, most of it pages of LLVM's library. So these
+loops are for processes that use no other kernels. They are compiled in each process, run without the GIL, and allocate
+nothing.
 """
 
 from __future__ import annotations
@@ -19,20 +20,20 @@ import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 
-# (builder, the addresses of a piece in each of the arrays): what is done to it.
+# Builds what is done to a piece: (builder, the piece's address in each of the arrays).
 Body = Callable[[ir.IRBuilder, Sequence[Any]], None]
 
 _WORD = ir.IntType(64)
 
 
 def makes_no_code() -> bool:
-    """Whether no machine code is to be made, as Numba is told (NUMBA_DISABLE_JIT=1)."""
+    """Whether no machine code is to be made, by the variable that tells Numba so (NUMBA_DISABLE_JIT=1)."""
     return os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
 
 
 @dataclass(frozen=True, slots=True)
 class Cpu:
-    """LLVM's words for what code is made for. features: as `+avx2,-fma`."""
+    """The CPU that code is made for, in LLVM's terms. features: such as `+avx2,-fma`."""
 
     name: str
     features: str
@@ -43,19 +44,20 @@ class Cpu:
 
 
 class EachPiece:
-    """Does the same to the pieces that some arrays have at the same place, in one call for all places.
+    """Runs the same code on the pieces at the same place of several arrays, in one call for all places.
 
-    arrays: how many. dimensions: of places, leading ones of each array. Compiled by the first call.
+    body: builds the code for a piece. arrays: number of arrays. dimensions: number of leading dimensions of each array
+    that make up the places. cpu: the CPU to compile for; None for this one. Compiled by the first call.
     """
 
     def __init__(self, body: Body, *, arrays: int, dimensions: int, cpu: Cpu | None = None) -> None:
         self._body, self._arrays, self._dimensions, self._cpu = body, arrays, dimensions, cpu
         self._lock = threading.Lock()
-        self._engine: Any = None  # which owns the code
+        self._engine: Any = None  # owner of the code
         self._call: Callable[..., None] | None = None
 
     def __call__(self, *arrays: np.ndarray) -> None:
-        """arrays: of one shape as far as places go, with any strides."""
+        """arrays: their leading dimensions are equal; strides may be any."""
         places = arrays[0].shape[: self._dimensions]
         if 0 in places:
             return
@@ -88,7 +90,7 @@ class EachPiece:
         addresses: Sequence[Any],
         dimensions: Sequence[tuple[Any, Sequence[Any]]],
     ) -> None:
-        """dimensions: of each, how many places, and how far one is from the next in each array."""
+        """dimensions: for each dimension, the number of places and the stride in each array."""
         if not dimensions:
             self._body(builder, addresses)
             return
@@ -102,7 +104,7 @@ class EachPiece:
 
 
 def load(builder: ir.IRBuilder, address: Any, kind: ir.Type, offset: int = 0) -> Any:
-    """A value, or a vector of values, that need not be aligned. offset: bytes from the address on."""
+    """Loads a value, or a vector of values, which need not be aligned. offset: bytes after the address."""
     place = builder.inttoptr(builder.add(address, _WORD(offset)), kind.as_pointer())
     return builder.load(place, align=1)
 
@@ -113,13 +115,13 @@ def store(builder: ir.IRBuilder, value: Any, address: Any, offset: int = 0) -> N
 
 
 def everywhere(vector: ir.VectorType, number: float) -> Any:
-    """A vector of one number."""
+    """A vector with the same number in all lanes."""
     return ir.Constant(vector, [number] * vector.count)
 
 
 @contextmanager
 def loop_over(builder: ir.IRBuilder, count: Any) -> Iterator[Any]:
-    """What is built within runs for 0 … count - 1. count: at least 1."""
+    """Code built within this context runs for 0 … count - 1. count: at least 1."""
     before, loop = builder.block, builder.append_basic_block()
     builder.branch(loop)
     builder.position_at_end(loop)
@@ -134,7 +136,7 @@ def loop_over(builder: ir.IRBuilder, count: Any) -> Iterator[Any]:
 
 
 def engine_for(module: ir.Module, cpu: Cpu) -> Any:
-    """What has the module's functions as machine code, and owns it."""
+    """An engine that compiles the module's functions to machine code, and owns it."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     target = llvm.Target.from_default_triple()

@@ -1,15 +1,16 @@
 """What the kernels use of Numba beyond its documented API (`njit`, `numba.extending.intrinsic`, llvmlite's `ir`).
 
-Written for Numba 0.68. Where a later Numba has a name no more, the kernels are made without it, to the same results:
+Written for Numba 0.68. If a later Numba lacks one of these names, kernels are compiled without it, with the same
+results:
 
 - `_nrt=False` leaves out reference counts. Without it kernels count each view of a row or group.
-- `_cache` ties what is compiled to the text of all kernels. Without it what is compiled lies in a folder that is named
-  by that text, and in none where there is no place to write: code of other kernels never runs.
-- `make_array` gives the address of an array's values. Without it memory.py goes by index.
-- `codegen` says for which CPU is compiled. Without it float16 is converted by integer arithmetic, as on CPUs that have
-  no instruction for it.
+- `_cache` ties compiled code to the text of all kernels. Without it compiled code is in a folder named by a digest of
+  that text, or not cached if no folder is writable: code of other versions of the kernels never runs.
+- `make_array` gives the address of an array's values. Without it memory.py accesses bytes by index.
+- `codegen` says which CPU code is compiled for. Without it float16 is converted by integer arithmetic, as on CPUs that
+  have no instruction for it.
 - `event` tells when a kernel is compiled. Without it nobody is told.
-- `arraymath` is what looks for a BLAS when it is imported. Without it the program starts half a second later.
+- `arraymath` is the module that looks for a BLAS on import. Without it the program starts half a second later.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ from typing import Any
 from numba import config, njit
 
 _CACHE, _COUNTS, _CODEGEN = "_cache", "_nrt", "codegen"
-_FOLDER = Path(__file__).parent / "__pycache__"  # Numba's own choice, where the user did not make another
+_FOLDER = Path(__file__).parent / "__pycache__"  # Numba's own choice, unless the user has set another
 
 
 def compiled(function: Callable[..., Any], sources: str, **options: Any) -> Any:
-    """`function` by njit, without reference counts, cached on disk for kernels whose text has the digest `sources`."""
+    """`function` compiled by njit, without reference counts, and cached on disk. sources: digest of the text of all
+    kernels, for which the cached code is valid."""
     if _knows_counts():
         options[_COUNTS] = False
     dispatcher = njit(function, cache=True, **options)
@@ -39,7 +41,7 @@ def compiled(function: Callable[..., Any], sources: str, **options: Any) -> Any:
 
 @contextmanager
 def when_compiling(on_start: Callable[[], None]) -> Iterator[None]:
-    """Calls on_start for each function that this thread begins to compile meanwhile."""
+    """A context in which on_start is called for each function that this thread begins to compile."""
     names = [_named("numba.core.event", name) for name in ("Listener", "register", "unregister")]
     if None in names:
         yield
@@ -61,12 +63,13 @@ def when_compiling(on_start: Callable[[], None]) -> Iterator[None]:
 
 
 def is_interpreted() -> bool:
-    """Whether Numba leaves functions as they are, in Python (NUMBA_DISABLE_JIT=1)."""
+    """Whether Numba leaves functions uncompiled, in Python (NUMBA_DISABLE_JIT=1)."""
     return bool(config.DISABLE_JIT)
 
 
 def look_for_blas() -> None:
-    """Numba imports scipy.linalg now or never; nothing where this Numba does so elsewhere."""
+    """Makes Numba try to import scipy.linalg now, which it tries only once. If a caller hides that module meanwhile,
+    Numba never imports it. Does nothing if this Numba imports it elsewhere."""
     with suppress(ImportError):
         import_module("numba.np.arraymath")
 
@@ -78,29 +81,30 @@ def has_pointers() -> bool:
 
 
 def data_pointer(context: Any, builder: Any, array_type: Any, array: Any) -> Any:
-    """LLVM's pointer to the first value of an array; for an intrinsic's code."""
+    """LLVM's pointer to the first value of an array, for the code of an intrinsic."""
     return context.make_array(array_type)(context, builder, array).data
 
 
 def nothing(context: Any) -> Any:
-    """What an intrinsic's code gives back that returns no value."""
+    """What the code of an intrinsic without a return value returns."""
     return context.get_dummy_value()
 
 
 def converts_halves(context: Any) -> bool:
-    """Whether the CPU compiled for is known to have instructions for float16. Else LLVM calls functions of a library
-    that isn't there, and ends the process: on an x86 without F16C, as many virtual machines are."""
+    """Whether the CPU that code is compiled for is known to have instructions for float16. If it has none (an x86
+    without F16C, as many virtual machines are), LLVM would call functions of a library that is not there, which ends
+    the process."""
     triple, features = _compiled_for(context)
     return triple.startswith(("aarch64", "arm64")) or "+f16c" in features
 
 
 def has_wide_vectors(context: Any) -> bool:
-    """Whether the CPU compiled for is known to have 32 vectors of 16 float32 numbers."""
+    """Whether the CPU that code is compiled for is known to have 32 vector registers of 16 float32 numbers."""
     return "+avx512f" in _compiled_for(context)[1]
 
 
 def _compiled_for(context: Any) -> tuple[str, list[str]]:
-    """LLVM's triple, and the features of the CPU; "" and [] where Numba no longer says so."""
+    """(LLVM's triple, features of the CPU); ("", []) if this Numba does not tell."""
     magic_tuple = getattr(getattr(context, _CODEGEN, lambda: None)(), "magic_tuple", None)
     if magic_tuple is None:
         return "", []
@@ -115,11 +119,14 @@ def _knows_counts() -> bool:
 
 
 def _tie(dispatcher: Any, sources: str) -> bool:
-    """By itself Numba looks at the date of the one file that a function stands in, and goes on with old code when a
-    function that it calls, in another file, has changed. False where it cannot be told otherwise.
+    """Makes the cache depend on the text of all kernels. Returns False if this Numba does not allow that.
 
-    By itself it also numbers what a function is compiled to for each dtype. Two processes that compile it for different
-    ones at once would take the same number, and each load the other's machine code: here no two names are equal.
+    By default Numba looks at the date of the one file that contains a function, and uses old code when a function that
+    it calls, in another file, has changed.
+
+    By default it also numbers the compiled variants of a function for each dtype. Two processes that compile it for
+    different dtypes at once would take the same number, and each would load the other's machine code: here each name is
+    unique.
     """
     file_of = _named("numba.core.caching", "IndexDataCacheFile")
     kept: Any = getattr(dispatcher, _CACHE, None)
@@ -144,7 +151,7 @@ def _compiled_in_folder(function: Callable[..., Any], sources: str, options: dic
 
 
 def _named(module: str, name: str) -> Any:
-    """None where this Numba has no such thing."""
+    """An attribute of a module; None if this Numba does not have it."""
     try:
         return getattr(import_module(module), name, None)
     except ImportError:

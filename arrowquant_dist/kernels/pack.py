@@ -1,8 +1,8 @@
-"""Packed rows: unsigned codes u = q - qmin, low bits first, each row from a byte of its own.
+"""Packed rows: unsigned codes u = q - qmin, low bits first, each row from a byte boundary.
 
 int2: byte = u0 | u1<<2 | u2<<4 | u3<<6; int4: byte = u0 | u1<<4; int3: the same dense bit order, 8 codes in 3 bytes.
-Where columns · bits is a multiple of 32 a packed row is, read as little-endian int32, compressed-tensors'
-pack-quantized. A last byte's spare bits are 0.
+If columns · bits is a multiple of 32, a packed row read as little-endian int32 is compressed-tensors' pack-quantized.
+Spare bits of the last byte are 0.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def packed_nbytes(columns: int, bits: int) -> int:
 
 @kernel
 def _pack_bits(codes: np.ndarray, bits: int, start: int, packed: np.ndarray) -> None:
-    """The plain loop, from code `start` (on a byte boundary) to the row's end."""
+    """Packs code by code, from code `start` (on a byte boundary) to the row's end."""
     bias = 1 << (bits - 1)
     mask = (1 << bits) - 1
     word = np.int64(0)
@@ -55,7 +55,8 @@ def _pack_fours(words: np.ndarray, packed: np.ndarray) -> None:
 
 @kernel
 def pack_row(codes: np.ndarray, bits: int, packed: np.ndarray) -> None:
-    """codes: uint8 [columns], signed codes in two's complement. packed: uint8 [packed_nbytes(columns, bits)]."""
+    """Packs one row. codes: uint8 [columns], signed codes in two's complement. packed: uint8
+    [packed_nbytes(columns, bits)], filled."""
     done = 0
     if bits == 2:
         done = codes.size & ~3
@@ -115,7 +116,7 @@ def _unpack_fours(packed: np.ndarray, words: np.ndarray) -> None:
 
 @kernel
 def unpack_row(packed: np.ndarray, bits: int, codes: np.ndarray) -> None:
-    """The way back: packed: uint8; codes: uint8 [columns], signed codes in two's complement."""
+    """Unpacks one row. packed: uint8. codes: uint8 [columns], filled with signed codes in two's complement."""
     done = 0
     if bits == 2:
         done = codes.size & ~3
@@ -134,11 +135,11 @@ def unpack_row(packed: np.ndarray, bits: int, codes: np.ndarray) -> None:
 def take_columns(
     packed: np.ndarray, bits: int, first: int, columns: int, scratch: np.ndarray, out: np.ndarray
 ) -> None:
-    """Codes [first, first + columns) of each row, packed anew from a byte of their own.
+    """Codes [first, first + columns) of each row, packed again from a byte boundary.
 
     packed: uint8 [rows, row bytes]. scratch: uint8 [columns + 8]. out: uint8 [rows, packed_nbytes(columns, bits)].
     """
-    begin = first & ~7  # eight codes end on a byte, whatever their width
+    begin = first & ~7  # eight codes end on a byte boundary, whatever their width
     skipped = first - begin
     for i in range(out.shape[0]):
         if bits == 8:
@@ -155,8 +156,8 @@ def take_columns(
 def repack_rows(
     packed: np.ndarray, bits: int, scratch: np.ndarray, stored_bits: int, out: np.ndarray
 ) -> None:
-    """Codes of 1 to 7 bits as those of a wider type. packed: uint8 [rows, row bytes]. scratch: uint8 [columns]. out:
-    uint8 [rows, row bytes] of `stored_bits`: 2, 3, 4, or 8, whose codes are signed bytes."""
+    """Repacks codes of 1 to 7 bits as codes of a wider type. packed: uint8 [rows, row bytes]. scratch: uint8 [columns].
+    stored_bits: bits of the wider type: 2, 3, 4, or 8, whose codes are signed bytes. out: uint8 [rows, row bytes]."""
     for i in range(out.shape[0]):
         if stored_bits == 8:
             unpack_row(packed[i], bits, out[i])

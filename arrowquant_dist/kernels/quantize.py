@@ -1,9 +1,10 @@
-"""Rows of weights → codes, scales, zero points and error sums. One function a method, one pass over each row.
+"""Rows of weights → codes, scales, zero points and error sums. One function per method, one pass over each row.
 
-All take: bits: source bits [rows, columns] (int32 float32, uint16 bfloat16, int16 float16), C order. group: values a
-group (columns for one scale a row). qmin, qmax: float32. width: bits a code. codes: uint8 [rows, row bytes]. scales,
-zero_points: float32 [rows, groups]; zero_points are [rows, 0] where symmetric. scratch: uint8 [columns]. sums: float64
-[4], as encode_run's. All return the first row that holds NaN or inf, or -1; what was written is then meaningless.
+Common arguments: bits: source bits [rows, columns] (float32 as int32, bfloat16 as uint16, float16 as int16), C order.
+group: values per group (columns for one scale per row). qmin, qmax: float32. width: bits per code. codes: uint8
+[rows, row bytes]. scales, zero_points: float32 [rows, groups]; zero_points are [rows, 0] if symmetric. scratch: uint8
+[columns]. sums: float64 [4], as in encode_run. Functions that choose scales return the first row that holds NaN or inf,
+after which all that was written is meaningless, or -1.
 """
 
 from __future__ import annotations
@@ -179,7 +180,7 @@ def quantize_with_scales(
     scratch: np.ndarray,
     sums: np.ndarray,
 ) -> None:
-    """Given scales, and zero points, of each row or group. The values are known to be finite."""
+    """Codes for given scales and zero points of each row or group. The values are known to be finite."""
     for i in range(bits.shape[0]):
         _encode_row(bits[i], group, scales[i], zero_points[i], qmin, qmax, width, codes[i], scratch, sums)
 
@@ -196,7 +197,7 @@ def quantize_with_scale(
     scratch: np.ndarray,
     sums: np.ndarray,
 ) -> None:
-    """One given scale for all rows (per tensor). scales: float32 [1]; zero_points: [1], or [0] where symmetric. The
-    values are known to be finite."""
+    """Codes for one given scale for all rows (per tensor). scales: float32 [1]; zero_points: [1], or [0] if symmetric.
+    The values are known to be finite."""
     for i in range(bits.shape[0]):
         _encode_row(bits[i], bits.shape[1], scales, zero_points, qmin, qmax, width, codes[i], scratch, sums)

@@ -25,7 +25,7 @@ def _decodable(scale: np.float32, reach: np.float32) -> np.float32:
 
 @kernel
 def _covering(width: np.float64, steps: np.float64) -> np.float32:
-    """width / steps in float32; among the denormals rounded up, where rounding down would clip the largest values."""
+    """width / steps in float32; denormals are rounded up if rounding down would clip the largest values."""
     scale = np.float32(width / steps)
     if scale < _NORMAL and np.float64(scale) * steps < width:
         return np.nextafter(scale, _NORMAL)
@@ -34,9 +34,9 @@ def _covering(width: np.float64, steps: np.float64) -> np.float32:
 
 @kernel
 def symmetric_scale(top: np.float32, qmax: np.float32) -> np.float32:
-    """top: max|x|, finite. Returns the float32 scale; 1 where all values are 0.
+    """top: max|x|, finite. Returns the float32 scale; 1 if all values are 0.
 
-    Not more than 1 ulp from the formula: denormal scales are rounded up, and one whose largest decoded value,
+    It is at most 1 ulp from the formula: denormal scales are rounded up, and a scale whose largest decoded value,
     qmax · scale, would round to inf becomes the next smaller float32.
     """
     if top == np.float32(0.0):
@@ -48,9 +48,10 @@ def symmetric_scale(top: np.float32, qmax: np.float32) -> np.float32:
 def asymmetric_scale(
     low: np.float32, high: np.float32, qmin: np.float32, qmax: np.float32
 ) -> tuple[np.float32, np.float32]:
-    """low, high: min and max, finite. Returns float32 (scale, zero_point), computed in float64, rounded once.
+    """low, high: min and max, finite. Returns float32 (scale, zero_point), computed in float64 and rounded once.
 
-    A constant group c decodes exactly: scale |c|, zero point 0, code ±1 (scale 1, code 0 for c = 0).
+    A constant group decodes exactly: for values c the scale is |c|, the zero point 0 and the code ±1 (for c = 0 scale 1
+    and code 0).
     """
     if low == high:
         return constant_scale(low), np.float32(0.0)
@@ -63,7 +64,7 @@ def asymmetric_scale(
 def whole_asymmetric_scale(
     low: np.float32, high: np.float32, qmin: np.float32, qmax: np.float32
 ) -> tuple[np.float32, np.float32]:
-    """As asymmetric_scale, with a whole zero point in [qmin, qmax]: the range is widened to hold 0."""
+    """Like asymmetric_scale, with a whole zero point in [qmin, qmax]: the range is widened to include 0."""
     low = min(low, np.float32(0.0))
     high = max(high, np.float32(0.0))
     if low == high:
@@ -76,5 +77,5 @@ def whole_asymmetric_scale(
 
 @kernel
 def constant_scale(value: np.float32) -> np.float32:
-    """The scale with which code ±1 decodes to `value` exactly; 1 for 0."""
+    """The scale with which code 1 or -1 decodes to `value` exactly; 1 for 0."""
     return np.float32(1.0) if value == np.float32(0.0) else np.float32(abs(value))

@@ -1,8 +1,8 @@
-"""Codes of quantized sources → values in IEEE float32, rounded once to the dtype asked for, half to even.
+"""Codes of quantized sources → values in IEEE float32, rounded once to the requested dtype, half to even.
 
-x = (code - zero point) · scale; of affine codes code · scale + bias; of bitsandbytes' code · scale · (1 / 127). Each
-operation is rounded by itself. What is too large for the dtype becomes inf and NaN stays NaN, as in torch, so that the
-check for them sees it.
+x = (code - zero point) · scale; for affine codes code · scale + bias; for bitsandbytes' code · scale · (1 / 127). Each
+operation is rounded by itself. Values too large for the dtype become inf and NaN stays NaN, as in torch, so that the
+check for these finds them.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from arrowquant_dist.kernels.code_kinds import AFFINE, E2M1, E4M3, E5M2, INT8_OF
 from arrowquant_dist.kernels.compile import instruction, kernel
 from arrowquant_dist.kernels.pack import unpack_row
 
-TILE_ROWS = 32  # rows of codes that are decoded before they are written as columns: a cache line each
+TILE_ROWS = 32  # rows of codes that are decoded before they are written as columns, a cache line at a time
 
 _F32 = ir.FloatType()
 
 
 @instruction(interpreted.rounded)
 def _rounded(_typing: Any, _value: Any, like: Any) -> Any:
-    """float32 → bits of the dtype that `like`'s integer type stands for. NaN is one and the same: which of its many bit
-    patterns an operation gives depends on the CPU."""
+    """float32 → bits of the dtype that `like`'s integer type stands for. All NaN become the same bit pattern, because
+    the one that an operation produces depends on the CPU."""
 
     def float32(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         is_nan = builder.fcmp_unordered("uno", args[0], args[0])
@@ -60,7 +60,7 @@ def _rounded(_typing: Any, _value: Any, like: Any) -> Any:
 
 @kernel
 def _e4m3_run(codes: np.ndarray, scale: np.float32, out: np.ndarray) -> None:
-    """float8_e4m3fn: shifted to the left its bits are float16's, but for the exponent's bias and the NaN."""
+    """float8_e4m3fn: shifted to the left, its bits are those of a float16, except for the exponent's bias and NaN."""
     for j in range(out.size):
         code = np.int32(codes[j])
         half = np.int16(((code & 0x80) << 8) | ((code & 0x7F) << 7))
@@ -79,7 +79,7 @@ def _e5m2_run(codes: np.ndarray, scale: np.float32, out: np.ndarray) -> None:
 
 @kernel
 def _e2m1_run(codes: np.ndarray, scale: np.float32, out: np.ndarray) -> None:
-    """float4_e2m1 in the low four bits of each byte: shifted to the left, float16's bits with another bias."""
+    """float4_e2m1 in the low four bits of each byte: shifted to the left, the bits of a float16 with another bias."""
     for j in range(out.size):
         code = np.int32(codes[j])
         half = np.int16(((code & 8) << 12) | ((code & 7) << 9))
@@ -119,7 +119,7 @@ def _int_row_of_groups(
 
 @kernel
 def _unpack_nibbles(packed: np.ndarray, codes: np.ndarray) -> None:
-    """codes: uint8 [n], two of each byte, the low four bits first."""
+    """codes: uint8 [n], filled with two codes from each byte, the low four bits first."""
     for j in range(codes.size >> 1):
         codes[2 * j] = packed[j] & np.uint8(15)
         codes[2 * j + 1] = packed[j] >> np.uint8(4)
@@ -166,7 +166,7 @@ def _row(
     zero_points: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """One row of unpacked codes; scales: float32 [groups of the row]; zero_points: the same, or [0]."""
+    """Decodes one row of unpacked codes. scales: float32 [groups of the row]. zero_points: the same, or [0]."""
     if groups.size:
         _int_row_of_groups(codes, groups, scales, zero_points, out)
         return
@@ -190,13 +190,13 @@ def decode_rows(
     scratch: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """Decodes rows of codes, each with the scales of its own or of its block's.
+    """Decodes rows of codes, each with its own scales or those of its block.
 
-    kind: of code_kinds.py; bits: of a PACKED or AFFINE code (1 to 8). codes: uint8 [rows, row bytes]. scale_rows: int64
-    [rows], the row of `scales` and `zero_points` that holds for each. group: columns a scale. groups: int32 [columns],
-    the scale of each column where they are not in order, else [0]. scales: float32 [scale rows, groups]; zero_points:
-    the same, or [scale rows, 0]. scratch: uint8 [columns]. out: int32 (float32), uint16 (bfloat16) or int16 (float16)
-    bits [rows, columns].
+    kind: one of code_kinds.py. bits: bits of a PACKED or AFFINE code (1 to 8). codes: uint8 [rows, row bytes].
+    scale_rows: int64 [rows], the row of `scales` and `zero_points` for each row. group: columns per scale. groups:
+    int32 [columns], the scale of each column; [0] if groups are runs of columns. scales: float32 [scale rows, groups].
+    zero_points: the same, or [scale rows, 0]. scratch: uint8 [columns]. out: bits [rows, columns], int32 (float32),
+    uint16 (bfloat16) or int16 (float16).
     """
     packed = kind in (PACKED, AFFINE, E2M1)
     for i in range(out.shape[0]):
@@ -209,10 +209,10 @@ def decode_rows(
 
 @kernel
 def turn_fields(words: np.ndarray, shifts: np.ndarray, mask: int, codes: np.ndarray) -> None:
-    """Fields of words → codes, the columns of the words as rows.
+    """Unpacks fields of words to codes and transposes them: columns of words become rows of codes.
 
-    words: uint32 [rows, columns]. shifts: uint32 [fields of a word], in the order of the codes. codes: uint8 [columns ·
-    fields, rows].
+    words: uint32 [rows, columns]. shifts: uint32 [fields per word], in the order of the codes. codes: uint8
+    [columns · fields, rows], filled.
     """
     for w in range(words.shape[1]):
         for k in range(shifts.size):
@@ -232,11 +232,11 @@ def decode_columns(
     skipped: int,
     out: np.ndarray,
 ) -> None:
-    """Decodes rows of codes into columns: the layer has them the other way round.
+    """Decodes rows of codes into columns, for layers that are stored transposed.
 
-    codes: uint8 [rows, row bytes]. scales: float32 [rows, groups]. scratch: uint8 [codes of a row]. tile: as out,
-    [TILE_ROWS, at least codes of a row]. skipped: codes at a row's beginning that are left out. out: bits [codes,
-    rows].
+    codes: uint8 [rows, row bytes]. scales: float32 [rows, groups]. scratch: uint8 [codes per row]. tile: scratch of the
+    same type as `out`, [TILE_ROWS, codes per row or more]. skipped: number of codes at the beginning of a row that are
+    left out. out: bits [codes, rows].
     """
     none = np.float32(0.0)
     for first in range(0, codes.shape[0], tile.shape[0]):
@@ -256,10 +256,11 @@ def decode_columns(
 def decode_row_pairs(
     codes: np.ndarray, skipped: int, scales: np.ndarray, group: int, first: int, out: np.ndarray
 ) -> None:
-    """Decodes e2m1 codes of which a byte holds two of one column: of an even row in the low four bits, and the next.
+    """Decodes e2m1 codes whose bytes hold two of a column: of an even row in the low four bits, and of the next row.
 
-    codes: uint8 [byte rows, columns]. skipped: 1 where `out` begins with an odd row. scales: float32 [scale rows,
-    columns], a row for each `group` rows. first: where in its group `out` begins. out: bits [rows, columns].
+    codes: uint8 [byte rows, columns]. skipped: 1 if `out` begins with an odd row, else 0. scales: float32 [scale rows,
+    columns], a row for each `group` rows. first: index in its group of the first row of `out`. out: bits
+    [rows, columns].
     """
     for i in range(out.shape[0]):
         packed, scale = codes[(i + skipped) >> 1], scales[(i + first) // group]

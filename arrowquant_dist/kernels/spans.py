@@ -7,12 +7,12 @@ import numpy as np
 from arrowquant_dist.kernels.bits import as_bits, larger, magnitude, ordered, smaller, to_float32
 from arrowquant_dist.kernels.compile import kernel
 
-_CHUNK = 1 << 16  # values that first_non_finite looks at together: they stay in the cache
+_CHUNK = 1 << 16  # values that first_non_finite checks together: they stay in the cache
 
 
 @kernel
 def largest_magnitude(run: np.ndarray) -> np.float32:
-    """run: source bits [n], n ≥ 1. Returns max|x| as float32; inf or NaN where the run holds one."""
+    """run: source bits [n], n ≥ 1. Returns max|x| as float32; inf or NaN if the run contains one."""
     top = magnitude(run[0])
     for j in range(run.size):
         top = larger(magnitude(run[j]), top)
@@ -21,7 +21,8 @@ def largest_magnitude(run: np.ndarray) -> np.float32:
 
 @kernel
 def span(run: np.ndarray) -> tuple[np.float32, np.float32]:
-    """run: source bits [n], n ≥ 1. Returns (min, max) as float32; one is not finite where the run holds inf or NaN."""
+    """run: source bits [n], n ≥ 1. Returns (min, max) as float32; one of them is not finite if the run contains inf or
+    NaN."""
     low = ordered(run[0])
     high = low
     for j in range(run.size):

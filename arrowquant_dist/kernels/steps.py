@@ -1,13 +1,13 @@
-"""Rows of weights → codes in steps that follow from each row's size, rounded to what takes few bits.
+"""Rows of weights → codes with a step in proportion to each row's root mean square, rounded to what takes few bits.
 
-The codes are meant to be entropy coded, so their type only has to be wide enough for nearly all of them. Where a bit
-costs `rate` squares of a step, a code one nearer to zero is the better one not only beyond the middle between two: for
-values whose code lengths grow by 2.04 · c bits from one code to the next (a Laplace distribution, a step being c times
-its standard deviation) each boundary moves outwards by 1.02 · c · rate steps. Those lengths depend on c alone and not
-on the codes at hand, so a row has the same codes whatever is quantized with it.
+The codes are meant to be entropy coded, so their type only has to be wide enough for nearly all of them. If a bit costs
+as much as `rate` squared steps, the code nearer to zero is the better one even for some values beyond the midpoint: if
+code lengths grow by 2.04 · c bits from one code to the next (for a Laplace distribution, with a step of c times its
+standard deviation), each boundary moves outwards by 1.02 · c · rate steps. These lengths depend on c alone and not on
+the actual codes, so a row has the same codes whatever it is quantized with.
 
-Codes nearer to zero make the weights smaller, so the scale that is stored is that of least squared error for the codes,
-and not the step.
+Codes nearer to zero make the weights smaller, so the stored scale is not the step, but the scale of least squared error
+for the codes.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from arrowquant_dist.kernels.rtn import constant_scale, symmetric_scale
 from arrowquant_dist.kernels.spans import span
 
 _INF = np.float32(np.inf)
-# Outside, a step's inverse or a decoded value could leave float32: such rows take rtn's scale.
+# Outside these magnitudes a step's inverse or a decoded value could leave float32: such rows take rtn's scale.
 _SMALLEST, _LARGEST = np.float32(1e-30), np.float32(1e37)
 _MEASURED = 4096  # values whose errors are summed in float32 before they are added in float64
 
 
 @kernel
 def root_mean_square(row: np.ndarray) -> float:
-    """row: source bits [n], finite. In float64 and a fixed order, by four sums, since each addition waits for the one
-    before it."""
+    """row: source bits [n], finite. Summed in float64, in a fixed order, as four sums, because each addition waits for
+    the one before it."""
     a = 0.0
     b = 0.0
     c = 0.0
@@ -59,8 +59,8 @@ def root_mean_square(row: np.ndarray) -> float:
 
 @kernel
 def row_step(rms: float, relative: float, top: float, count: int, qmax: float) -> np.float32:
-    """The step of a row of `count` values: relative · rms, or the one with which the largest magnitude `top` has code
-    qmax, where all steps that wide add less to the squared error than cutting that one value off."""
+    """The step of a row of `count` values: relative · rms, or the step with which the largest magnitude `top` has code
+    qmax, if steps as wide as that add less to the squared error than clipping this one value."""
     step = relative * rms
     covering = top / qmax
     if covering > step:
@@ -72,8 +72,8 @@ def row_step(rms: float, relative: float, top: float, count: int, qmax: float) -
 
 @kernel
 def shifted_code(value: np.float32, shift: np.float32, qmin: np.float32, qmax: np.float32) -> np.float32:
-    """The code of a value that is given in steps, where boundaries between codes lie `shift` of a step further from
-    zero than their middle."""
+    """The code of a value that is given in steps, with boundaries between codes `shift` steps further from zero than
+    midway."""
     zero = np.float32(0.0)
     size = round_half_even(larger(abs(value) - shift, zero))
     return smaller(larger(size if value >= zero else -size, qmin), qmax)
@@ -83,7 +83,7 @@ def shifted_code(value: np.float32, shift: np.float32, qmin: np.float32, qmax: n
 def _round_row(
     row: np.ndarray, step: np.float32, shift: np.float32, qmin: np.float32, qmax: np.float32, q: np.ndarray
 ) -> None:
-    """q: float32 [n], becomes each value's code."""
+    """q: float32 [n], receives the code of each value."""
     inverse = np.float32(1.0) / step
     for j in range(row.size):
         q[j] = shifted_code(to_float32(row[j]) * inverse, shift, qmin, qmax)
@@ -91,7 +91,7 @@ def _round_row(
 
 @kernel
 def _best_scale(row: np.ndarray, q: np.ndarray, step: np.float32) -> np.float32:
-    """Σxq / Σq², of 8 significant bits; the step where no code is other than 0. In float64, in a fixed order."""
+    """Σxq / Σq² with 8 significant bits; the step if all codes are 0. Summed in float64, in a fixed order."""
     a = 0.0
     b = 0.0
     c = 0.0
@@ -147,9 +147,9 @@ def quantize_steps(
     sums: np.ndarray,
     q: np.ndarray,
 ) -> int:
-    """steps: float64 [rows], multiples of each row's root mean square. shifts: float32 [rows], by how much of a step
-    boundaries move outwards. scales: float32 [rows]. q: float32 [columns], scratch. The rest, and what is returned, as
-    in kernels/quantize.py."""
+    """steps: float64 [rows], multiples of each row's root mean square. shifts: float32 [rows], how far boundaries move
+    outwards, as fractions of a step. scales: float32 [rows]. q: float32 [columns], scratch. The other arguments and the
+    result are as in kernels/quantize.py."""
     for i in range(bits.shape[0]):
         row = bits[i]
         low, high = span(row)
@@ -173,7 +173,8 @@ def quantize_steps(
 
 @kernel
 def _measure(row: np.ndarray, q: np.ndarray, scale: np.float32, codes: np.ndarray, sums: np.ndarray) -> None:
-    """Writes the codes. sums: as encode_run's; rows outside of what float32's squares hold are summed in float64."""
+    """Writes the codes and adds to `sums`, which are as in encode_run; rows whose squares could leave float32 are
+    summed in float64."""
     narrow = scale > np.float32(1e-12) and scale < np.float32(1e12)
     for start in range(0, row.size, _MEASURED):
         part, levels = row[start : start + _MEASURED], q[start : start + _MEASURED]
@@ -197,10 +198,10 @@ def _measure(row: np.ndarray, q: np.ndarray, scale: np.float32, codes: np.ndarra
 
 @kernel
 def target_steps(target: np.ndarray, relative: np.ndarray, qmax: np.float32, scales: np.ndarray) -> int:
-    """Each row's step, of 8 significant bits, as quantize_steps has it before the scale is fitted to codes.
+    """The step of each row with 8 significant bits, as in quantize_steps before the scale is fitted to the codes.
 
     target: bits [rows, n]. relative: float64 [rows], steps as multiples of rows' root mean squares. scales: float32
-    [rows]. Returns -1, or the first row that holds NaN or inf; scales are then incomplete.
+    [rows], filled. Returns -1, or the first row that holds NaN or inf; scales are then incomplete.
     """
     for i in range(target.shape[0]):
         row = target[i]

@@ -1,7 +1,7 @@
 """What the kernels use of the library `xxhash` beyond its Python functions. Written for xxhash 4.1.
 
-Its shared object has XXH3_128bits (xxhash.h) among its symbols: a digest of bytes anywhere, without Python. Where it is
-there no more, or gives something else, chunks are read and hashed by Python.
+Its shared object exports XXH3_128bits (xxhash.h), which hashes bytes at any address without Python. If the symbol is
+missing, or gives something else, chunks are read and hashed by Python.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ _PROBE = bytes(range(256))
 
 
 def xxh3_128bits() -> Any:
-    """XXH3_128bits as ctypes has it: (address, bytes) → two words of 64 bits, the low one first. None where it is not
-    to be had, or is not what xxh3_128_digest is."""
+    """XXH3_128bits as a ctypes function: (address, size in bytes) → two 64-bit words, the low one first. None if it is
+    not available, or differs from xxh3_128_digest."""
     found = find_spec(_FILE)
     if found is None or found.origin is None:
         return None

@@ -1,5 +1,6 @@
-"""Products of inputs with packed rows, for models whose weights stay codes in memory. They choose no scale or code."""
+"""Products of inputs with packed rows, for models that keep weights as codes in memory. No scale or code depends on
+them."""
 
 from __future__ import annotations
 
-BLOCK = 4  # rows that are taken together, and inputs that meet them together
+BLOCK = 4  # rows, and inputs, that are multiplied together

@@ -1,7 +1,8 @@
-"""One input as vectors of packed codes meet it: vectors.py says how, and what is divided by what.
+"""Arranges one input in the order in which vectors of packed codes are multiplied with it; vectors.py describes how,
+and why inputs are divided.
 
-Eight words of codes lie side by side in a vector, so code k of each of them meets eight inputs that have to lie side by
-side too.
+A vector holds eight words of codes side by side. Code k of each word is multiplied with an input, so these eight inputs
+have to be side by side as well.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import numpy as np
 from arrowquant_dist.kernels.compile import kernel
 from arrowquant_dist.kernels.numba_private import has_pointers, is_interpreted
 
-LANES = 8  # words of a vector
-NBYTES = 32  # of a vector of codes
+LANES = 8  # words in a vector
+NBYTES = 32  # size of a vector of codes
 PLACES = 23  # bits of a float32 below its exponent
 AT_ONCE = has_pointers() and not is_interpreted()
 
-_LEAST = np.float32(2.0**-80)  # of the largest input: what others lose below 2^-126 is nothing beside it
+_LEAST = np.float32(2.0**-80)  # of the largest input: what others lose below 2^-126 is negligible beside it
 
 
 @kernel
@@ -28,21 +29,21 @@ def codes_a_vector(width: int) -> int:
 
 @kernel
 def _codes_a_word(width: int) -> int:
-    return 1 if width == 8 else 32 // width  # bytes are widened as they lie
+    return 1 if width == 8 else 32 // width  # bytes are widened in place
 
 
 @kernel
 def _placed(width: int) -> int:
-    """Codes of a word that are masked before it is shifted."""
+    """Number of codes of a word that are masked before the word is shifted."""
     return PLACES // width
 
 
 @cache
 def taken(width: int, group: int, columns: int) -> tuple[int, int]:
-    """How many of a row's columns, from the first on, vectors take, in how many steps: vectors of whole groups.
+    """(number of a row's columns, from the first on, that vectors process; number of steps). Vectors hold whole groups.
 
-    A step is a group, or a vector where several groups lie in one. 0 and 0 where vectors take none: codes of 3 bits,
-    and groups that are neither vectors nor a half or a quarter of one.
+    A step is a group, or a vector if it contains several groups. (0, 0) if vectors process none: for codes of 3 bits,
+    and for groups that are neither several whole vectors nor a half or a quarter of one.
     """
     if not AT_ONCE or width == 3:
         return 0, 0
@@ -59,7 +60,7 @@ def taken(width: int, group: int, columns: int) -> tuple[int, int]:
 
 @kernel
 def fits_zero_points(width: int, zero_points: np.ndarray) -> bool:
-    """Whether none is larger than the codes' range. zero_points: float32 [rows, groups]."""
+    """Whether no zero point is larger than the codes' range. zero_points: float32 [rows, groups]."""
     most = np.float32(1 << width)
     fits = True
     for i in range(zero_points.shape[0]):
@@ -70,7 +71,7 @@ def fits_zero_points(width: int, zero_points: np.ndarray) -> bool:
 
 @kernel
 def _bears_division(values: np.ndarray) -> bool:
-    """Finite, and not all of them tiny."""
+    """Whether values can be divided exactly: they are finite and not all tiny."""
     largest = np.float32(0)
     for j in range(values.size):
         size = abs(values[j])
@@ -107,11 +108,12 @@ def _add_up_lanes(values: np.ndarray, width: int, sums: np.ndarray) -> None:
 def arrange(
     values: np.ndarray, width: int, zero_points: np.ndarray, arranged: np.ndarray, sums: np.ndarray
 ) -> bool:
-    """False, and nothing made, where inputs cannot be divided exactly: not finite, or all of them tiny.
+    """Arranges inputs. Returns False, with nothing written, if they cannot be divided exactly, because some are not
+    finite or all are tiny.
 
-    values: float32 [≥ columns]. zero_points: float32 [rows, groups], or [rows, 0]. arranged: float32 [columns], the
-    inputs as vectors meet them. sums: float32 [steps, LANES], of the inputs that each lane meets in a step; 0 where
-    there are no zero points. Columns and steps are those of `taken`.
+    values: float32 [≥ columns]. zero_points: float32 [rows, groups], or [rows, 0]. arranged: float32 [columns],
+    receives the inputs in the order of vectors. sums: float32 [steps, LANES], receives the sum of the inputs of each
+    lane in a step; 0 if there are no zero points. Columns and steps are those of `taken`.
     """
     columns = arranged.size
     if not _bears_division(values[:columns]):
@@ -130,7 +132,7 @@ _NOTHING = np.empty(0, np.float32), np.empty((0, LANES), np.float32)
 def arranged_input(
     values: np.ndarray, width: int, group: int, zero_points: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`arranged` and `sums` of `arrange`; both empty where vectors take nothing. values: float32 [columns]."""
+    """`arranged` and `sums` of `arrange`; both empty if vectors process nothing. values: float32 [columns]."""
     columns, steps = taken(width, group, values.size)
     if not columns:
         return _NOTHING

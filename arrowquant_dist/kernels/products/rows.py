@@ -1,11 +1,11 @@
-"""Inputs times packed rows: a row is decoded into the cache, and all inputs meet it there.
+"""Inputs times packed rows: a row is decoded into the cache and multiplied there with all inputs.
 
-One pass over the codes whatever the number of inputs. A single input is multiplied by vectors.py where codes and groups
-lie as it takes them; what follows is of the rest, and of several inputs. Four rows and four inputs at a time keep 16
-sums in registers: 75 to 80 GFLOP/s a core of a Zen 4, where its BLAS reaches 94, and no start of a team of threads.
-Bytes are unpacked before they are multiplied, out of the first-level cache; one loop serves every width.
+This takes one pass over the codes for any number of inputs. A single input is multiplied by vectors.py if the layout of
+codes and groups allows it; this module does the rest, and several inputs. Four rows and four inputs at a time keep 16
+sums in registers: 75 to 80 GFLOP/s on a core of a Zen 4, where its BLAS reaches 94, without starting a team of threads.
+Codes are unpacked into the first-level cache before they are multiplied; one loop serves every width.
 
-Sums are in float32, in an order that the compiler chooses. No scale and no code of a dataset is made here.
+Sums are in float32, in an order that the compiler chooses. No scale or code of a dataset depends on them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _dot_codes(codes: np.ndarray, values: np.ndarray) -> np.float32:
 
 @any_order
 def _dot_codes_around(codes: np.ndarray, zero_point: np.float32, values: np.ndarray) -> np.float32:
-    """The zero point is taken from each code, as decoding does: it may be far larger than the difference."""
+    """The zero point is subtracted from each code, as in decoding, because it may be far larger than the difference."""
     total = np.float32(0)
     for j in range(codes.size):
         total += (from_code(codes[j]) - zero_point) * values[j]
@@ -49,7 +49,7 @@ def _multiply_rest(
     first: int,
     scratch: np.ndarray,
 ) -> np.float32:
-    """One decoded row from column `first` on, which begins a byte, times the inputs from there on."""
+    """One decoded row times the inputs, both from column `first` on, which is on a byte boundary."""
     columns = values.size - first
     plain = codes[first * width // 8 :]
     if width != 8:
@@ -82,14 +82,15 @@ def multiply_one(
     scratch: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """out[start:stop] = decoded rows [start, stop) · values: each group's sum of codes times its scale.
+    """out[start:stop] = decoded rows [start, stop) · values. Each group's sum of products with codes is multiplied by
+    its scale.
 
-    codes: uint8 [rows, row bytes], `width` bits a code. group: values a scale. scales: float32 [rows, groups];
-    zero_points: the same, or [rows, 0] where symmetric. values: float32 [columns]. arranged, sums: what vectors take of
-    the values, as arranged.py makes it; empty where they take none. scratch: uint8 [columns]. out: float32 [rows].
+    codes: uint8 [rows, row bytes]. width: bits per code. group: values per scale. scales: float32 [rows, groups].
+    zero_points: the same, or [rows, 0] if symmetric. values: float32 [columns]. arranged, sums: the values for vectors,
+    as made by arranged.py; empty if vectors process none. scratch: uint8 [columns]. out: float32 [rows].
     """
     for i in range(start, stop, BLOCK):
-        row = max(start, min(i, stop - BLOCK))  # the last four may begin before the end of those before
+        row = max(start, min(i, stop - BLOCK))  # the last four rows may overlap those before
         last = min(row + BLOCK, stop)
         by_vectors = last - row == BLOCK and fits_zero_points(width, zero_points[row:last])
         done = arranged.size if by_vectors else 0
@@ -112,7 +113,7 @@ def _dot(row: np.ndarray, values: np.ndarray) -> np.float32:
 
 @any_order
 def _dots(rows: np.ndarray, values: np.ndarray, out: np.ndarray) -> None:
-    """out[m, n] = values[m] · rows[n]: float32 [4, 4] of two [4, columns]."""
+    """out[m, n] = values[m] · rows[n], float32 [4, 4]. rows, values: float32 [4, columns]."""
     row0, row1, row2, row3 = rows[0], rows[1], rows[2], rows[3]
     value0, value1, value2, value3 = values[0], values[1], values[2], values[3]
     zero = np.float32(0)
@@ -162,8 +163,8 @@ def multiply_rows(
 ) -> None:
     """out[:, start:stop] = values · decoded rows [start, stop).
 
-    codes, width, group, scales, zero_points: as multiply_one has them. values: float32 [inputs, columns]. scratch:
-    uint8 [columns + 8]. rows: float32 [4, columns], scratch too, and row_bits the same memory as int32. out: float32
+    codes, width, group, scales, zero_points: as in multiply_one. values: float32 [inputs, columns]. scratch: uint8
+    [columns + 8]. rows: float32 [4, columns], also scratch. row_bits: the same memory as int32. out: float32
     [inputs, rows].
     """
     inputs = values.shape[0]

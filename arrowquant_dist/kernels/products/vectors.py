@@ -1,14 +1,14 @@
-"""Four packed rows times one input, in vectors of eight 32-bit words, from codes that stay in registers.
+"""Four packed rows times one input, in vectors of eight 32-bit words, with codes that stay in registers.
 
-A word holds 32 / bits codes. Between the mask of code k and the product are no shift and no conversion: the word's
-other codes are masked away below the exponent of 2^23, so that its bits are the number 2^23 + u · 2^shift, whose first
-term is taken off exactly; the inputs are divided by 2^shift instead. 23 / bits codes of a word go so before it is
-shifted once. Four rows share what is read of inputs and constants. On a Zen 1, which has no AVX-512, one input times a
-4096² matrix takes 0.4 to 0.5 of float32's time so, and took 0.5 to 1.0 where rows were unpacked into the cache first.
-Tried there: a shift and a conversion for each code took half as long again, as did vpermilps for a table of the four
-codes of 2 bits; two rows at a time a tenth longer.
+A word holds 32 / bits codes. Code k needs no shift and no conversion between its mask and the product: below the
+exponent of 2^23 the word's other codes are masked out, so that the bits are the number 2^23 + u · 2^shift, from which
+the first term is subtracted exactly; the inputs are divided by 2^shift instead. This works for 23 / bits codes of a
+word before it is shifted once. Four rows share the inputs and constants that are read. On a Zen 1, which has no
+AVX-512, one input times a 4096² matrix takes 0.4 to 0.5 of float32's time this way, and took 0.5 to 1.0 when rows were
+unpacked into the cache first. Tried there: a shift and a conversion for each code took half as long again, as did
+vpermilps for a table of the four codes of 2 bits; two rows at a time took a tenth longer.
 
-Zero points are taken off a group's sum, not off each code: sum(code · input) - zero point · sum(inputs).
+Zero points are subtracted from a group's sum, not from each code: sum(code · input) - zero point · sum(inputs).
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ _NUMBERS, _WORDS = ir.VectorType(_F32, LANES), ir.VectorType(_I32, LANES)
 _EXPONENT = (127 + PLACES) << PLACES  # the bits of 2^23
 _EXPONENT_MASK = 0xFF800000
 
-# What `_multiply_at_once` is given, in this order. Matrices are in C order.
+# The arguments of `_multiply_at_once`, in this order. Matrices are in C order.
 _ARGUMENTS = (
     "codes",  # uint8 [rows, row bytes], flat
     "row_bytes",
     "scales",  # float32 [rows, row groups], flat
-    "zero_points",  # as the scales
+    "zero_points",  # like scales
     "row_groups",
     "row",  # the first of four
     "width",
-    "groups",  # in a vector; 1 where a group is a vector or more
-    "steps",  # groups, or vectors where several groups lie in one
-    "vectors",  # of a step
-    "values",  # float32, as `arrange` has them
-    "sums",  # float32 [steps, LANES], flat; 0 where there are no zero points
+    "groups",  # in a vector; 1 if a group is a vector or more
+    "steps",  # groups, or vectors if a vector contains several groups
+    "vectors",  # in a step
+    "values",  # float32, as arranged by `arrange`
+    "sums",  # float32 [steps, LANES], flat; 0 if there are no zero points
     "out",  # float32 [rows]
 )
 _FORMS = ((8, 1), (4, 1), (4, 2), (4, 4), (2, 1), (2, 2), (2, 4))  # width and groups
@@ -87,13 +87,13 @@ def _multiply_at_once(
 
 
 class _Rows:
-    """The code of four rows for one form."""
+    """Builds the code for four rows and one form."""
 
     def __init__(self, builder: ir.IRBuilder, given: Mapping[str, Any], width: int, groups: int) -> None:
         self.builder, self.given, self.width, self.groups = builder, given, width, groups
 
     def build(self) -> None:
-        """For each step the sums of its codes' products, times its scales, on to the totals."""
+        """Adds to the totals, for each step, the sums of the products with its codes, times its scales."""
         builder, given = self.builder, self.given
         codes = self._rows_of("codes", "row_bytes")
         scales, points = (self._rows_of(name, "row_groups") for name in ("scales", "zero_points"))
@@ -118,7 +118,7 @@ class _Rows:
         return [builder.gep(given[name], [builder.mul(row, given[stride])]) for row in rows]
 
     def _add_vector(self, codes: list[Any], vector: Any, sums: list[Any]) -> list[Any]:
-        """The rows' sums with the products of a vector of codes each."""
+        """The rows' sums after adding the products with one vector of codes of each row."""
         builder = self.builder
         from_code = builder.mul(vector, _I64(NBYTES))
         from_value = builder.mul(vector, _I64(NBYTES * 8 // self.width))
@@ -160,13 +160,14 @@ class _Rows:
         return self.builder.or_(kept, _words(_EXPONENT))
 
     def _fetch(self, pointers: list[Any]) -> None:
-        """What the next four rows have at the same place: CPUs that fetch ahead begin anew with each row."""
+        """Prefetches what the next four rows have at the same place, because CPUs' own prefetching starts over with
+        each row."""
         kind = ir.FunctionType(ir.VoidType(), [_I8.as_pointer(), _I32, _I32, _I32])
         fetch = self.builder.module.declare_intrinsic("llvm.prefetch", [_I8.as_pointer()], kind)
         for pointer in pointers:
             self.builder.call(
                 fetch, [pointer, _I32(0), _I32(3), _I32(1)]
-            )  # to read, to the first cache, data
+            )  # for reading, into the first-level cache, data
 
     def _load(self, pointer: Any, kind: ir.Type, offset: Any) -> Any:
         place = self.builder.gep(pointer, [offset])
@@ -196,9 +197,10 @@ class _Rows:
 
 @contextmanager
 def _counted(builder: ir.IRBuilder, count: Any, begin: list[Any]) -> Iterator[tuple[Any, list[Any]]]:
-    """What is built within runs for i in 0 … count - 1, and takes the list of values from one i to the next.
+    """Code built within this context runs for i in 0 … count - 1, and carries a list of values from one i to the next.
 
-    Gives i and the list: at first of what the values are before, where what is built puts those after. count ≥ 1.
+    Yields (i, values): a list of the values before an iteration, in which the code built puts those after it. begin:
+    the values before the first iteration. After the context, the list holds the last values. count ≥ 1.
     """
     before, loop = builder.block, builder.append_basic_block()
     builder.branch(loop)
@@ -237,7 +239,7 @@ def _multiply_by_vectors(
 ) -> None:
     vector = codes_a_vector(width)
     steps = sums.shape[0]
-    # Where there are none any numbers will do: the sums that they are multiplied by are 0.
+    # If there are no zero points, any numbers will do: the sums that they are multiplied by are 0.
     points = zero_points if zero_points.shape[1] else scales
     _multiply_at_once(
         codes.reshape(-1),
@@ -268,10 +270,10 @@ def _multiply_never(
     row: int,
     out: np.ndarray,
 ) -> None:
-    """`taken` gives it nothing."""
+    """Never called, because `taken` gives vectors nothing to process."""
 
 
 # (codes, width, group, scales, zero_points, values, sums, row, out): out[row : row + BLOCK] = the rows' first
-# values.size codes times the inputs. codes, width, group, scales, zero_points, out: as multiply_one has them. values,
-# sums: as `arrange` makes them.
+# values.size codes times the inputs. codes, width, group, scales, zero_points, out: as in multiply_one. values, sums:
+# as made by `arrange`.
 multiply_four = _multiply_by_vectors if AT_ONCE else _multiply_never

@@ -1,1 +1,1 @@
-"""zstd frames whose blocks are Huffman coded alone, for codes of weights."""
+"""zstd frames whose blocks are only Huffman coded, for codes of weights."""

@@ -1,5 +1,5 @@
-"""Blocks of a zstd frame, of Huffman-coded literals alone (RFC 8878, 3.1.1.3): what any decoder reads, written without
-a search for repetitions."""
+"""Writes blocks of a zstd frame that consist of Huffman-coded literals only (RFC 8878, 3.1.1.3): any decoder reads
+them, and they are written without a search for repetitions."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ from arrowquant_dist.kernels.zstd.huffman_tree import MAX_TREE_NBYTES, TREE_SCRA
 BLOCK_NBYTES = 1 << 17  # the most that a block may hold
 
 _SEGMENT_BLOCKS = (
-    64  # that share a code, where it suits all: to make its table takes as long as to encode 3 of them
+    64  # blocks that share a code if it suits them all: making its table takes as long as encoding 3 of them
 )
-# The part of a segment's bytes, one in so many, that blocks with codes of their own have to save.
+# Blocks get codes of their own if that saves at least one in so many of a segment's bytes.
 _UNLIKE = 128
-_LOOKS, _LOOK_NBYTES = 32, 64  # at a block, to see whether it is like the others
-_NAT = 1 << 20  # parts of one, in which entropies are counted
+_LOOKS, _LOOK_NBYTES = 32, 64  # samples of a block, which show whether it is like the others
+_NAT = 1 << 20  # entropies are counted in this fraction of a nat
 _LOG_2, _ROOT_HALF, _LAST_ODD = 0.6931471805599453, 0.7071067811865476, 17
 _STREAMS = 4
-_RAW, _COMPRESSED, _TREELESS = 0, 2, 3  # of blocks and literals; _TREELESS: by the code of the block before
+_RAW, _COMPRESSED, _TREELESS = 0, 2, 3  # types of blocks and literals; _TREELESS: code of the block before
 _FOUR_LONG_STREAMS = 3
 _BLOCK_HEADER, _LITERALS_HEADER, _JUMPS, _NO_SEQUENCES = 3, 5, 6, 1
 _TREE_ROOM = 2 * MAX_TREE_NBYTES
-_LEAST_GAIN = 64  # zstd's own rule: what saves less than 1/64 is stored as it is, and read faster
-_SAMPLES, _SAMPLE_NBYTES = 512, 256  # of a segment, to make its code for
-_FEW = 16  # bytes of 256: that many codes of 11 bits cost others a hundredth of theirs
+_LEAST_GAIN = 64  # zstd's own rule: blocks that save less than 1/64 stay uncompressed, to be read faster
+_SAMPLES, _SAMPLE_NBYTES = 512, 256  # samples of a segment, from which its code is made
+_FEW = 16  # of 256 bytes: so many unused codes of 11 bits lengthen the others by a hundredth
 _LEAST_SYMBOLS = 2
-_LANES = 4  # of a count, so that a byte that comes twice in a row need not wait
+_LANES = 4  # separate counts, so that a byte that occurs twice in a row does not have to wait
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Workspace:
-    """What `write_blocks` works in; a thread's own. 950 KB."""
+    """Scratch memory of `write_blocks`, 950 KB; each thread needs its own."""
 
     counts: np.ndarray = field(default_factory=lambda: np.empty((_LANES, SYMBOLS), np.int64))
     lengths: np.ndarray = field(default_factory=lambda: np.empty(SYMBOLS, np.int64))
@@ -64,16 +64,17 @@ def block_count(nbytes: int) -> int:
 
 
 def blocks_bound(nbytes: int) -> int:
-    """The most bytes that `write_blocks` writes: all of them stored, the last ones apart."""
+    """Upper bound of the bytes that `write_blocks` writes: all uncompressed, with the last ones in an extra block."""
     return nbytes + _BLOCK_HEADER * (block_count(nbytes) + 1)
 
 
 def write_blocks(
     values: np.ndarray, out: np.ndarray, at: int, sizes: np.ndarray, workspace: Workspace
 ) -> int:
-    """Blocks that hold `values`, none of them marked as the last, at out[at:]. Returns where they end.
+    """Writes blocks that hold `values`, none of them marked as the last, to out[at:]. Returns where they end.
 
-    values: uint8 [n]. out: uint8, room for blocks_bound(n). sizes: int64 [block_count(n)], becomes each block's bytes.
+    values: uint8 [n]. out: uint8, with room for blocks_bound(n). sizes: int64 [block_count(n)], receives the size of
+    each block in bytes.
     """
     for first in range(0, sizes.size, _SEGMENT_BLOCKS):
         last = min(first + _SEGMENT_BLOCKS, sizes.size)
@@ -89,11 +90,11 @@ def write_blocks(
 
 
 def _are_unlike(segment: np.ndarray, counts: np.ndarray) -> bool:
-    """Whether codes of their own make the segment's blocks smaller, by some bytes of each. counts: as of Workspace.
+    """Whether a code for each block makes a segment smaller, judged by samples of each block. counts: Workspace.blocks.
 
-    Rows of an embedding whose steps follow from how often they are read are finer at one end than at the other: of
-    MiniLM's at 8.5 MB a code for each block saves 2.9 %, of all layers 1.3 %. Of n bytes that are looked at, k of them
-    different ones, the entropy is (k - 1) / 2n nats less than of what they are taken from.
+    If steps of an embedding's rows depend on how often rows are read, they are finer at one end than at the other: for
+    MiniLM's at 8.5 MB a code for each block saves 2.9 %, over all layers 1.3 %. The entropy of n sampled bytes with k
+    distinct values is (k - 1) / 2n nats less than that of the data they are sampled from.
     """
     blocks = block_count(segment.size)
     if blocks < 2:
@@ -101,9 +102,9 @@ def _are_unlike(segment: np.ndarray, counts: np.ndarray) -> bool:
     own = counts[:blocks]
     _count_looks(segment, own)
     if np.count_nonzero(own, axis=1).min() < _LEAST_SYMBOLS:
-        return False  # which by itself has no code, and would be stored as it is
+        return False  # such a block has no code of its own, and would be stored uncompressed
     together = own.sum(axis=0)
-    # what ideal codes take: Σ n log(total / n)
+    # the size with ideal codes: Σ n log(total / n)
     apart = int(_N_LOG_N[own.sum(axis=1)].sum() - _N_LOG_N[own].sum())
     shared = int(_n_log_n(together.sum()) - _n_log_n(together).sum())
     kinds = int(np.count_nonzero(own) - blocks - (np.count_nonzero(together) - 1))
@@ -111,13 +112,13 @@ def _are_unlike(segment: np.ndarray, counts: np.ndarray) -> bool:
 
 
 def _n_log_n(counts: np.ndarray) -> np.ndarray:
-    """int64, in parts of a nat. counts: int64, below 2^32.
+    """n log n of each count: int64, in units of 1 / _NAT nats. counts: int64, below 2^32.
 
-    Made of additions, products and quotients alone, which are the same numbers on every machine: logarithms of numpy
-    differ in their last digit from CPU to CPU. 1e-15 off at most.
+    It only uses additions, multiplications and divisions, whose results are the same on every machine, while numpy's
+    logarithms differ in the last digit from CPU to CPU. The error is at most 1e-15.
     """
     mantissa, power = np.frexp(np.maximum(counts, 1).astype(np.float64))
-    part = (mantissa - _ROOT_HALF) / (mantissa + _ROOT_HALF)  # of log(mantissa / √½), within 0.172
+    part = (mantissa - _ROOT_HALF) / (mantissa + _ROOT_HALF)  # for log(mantissa / √½), within 0.172
     square = part * part
     series = np.zeros_like(part)
     for odd in range(_LAST_ODD, 0, -2):
@@ -132,7 +133,7 @@ _N_LOG_N = _n_log_n(np.arange(_LOOKS * _LOOK_NBYTES + 1))
 
 @kernel
 def _count_looks(segment: np.ndarray, counts: np.ndarray) -> None:
-    """counts: int64 [blocks, 256], becomes how often each byte is met in _LOOKS places of each block."""
+    """counts: int64 [blocks, 256], receives how often each byte occurs in _LOOKS samples of each block."""
     counts[:, :] = 0
     for block in range(counts.shape[0]):
         start = block * BLOCK_NBYTES
@@ -144,8 +145,8 @@ def _count_looks(segment: np.ndarray, counts: np.ndarray) -> None:
 
 
 def _make_code(segment: np.ndarray, w: Workspace) -> int:
-    """The code for a segment: its table, and its tree, whose length is returned, in the first bytes of `streams`. 0: it
-    would save too little."""
+    """Makes the code for a segment: its table, and its tree in the first bytes of `streams`. Returns the size of the
+    tree, or 0 if the code would save too little."""
     _count_sample(segment, w.counts)
     counts = w.counts[0]
     if np.count_nonzero(counts == 1) >= _FEW:
@@ -162,13 +163,13 @@ def _make_code(segment: np.ndarray, w: Workspace) -> int:
 
 @kernel
 def _count_sample(segment: np.ndarray, counts: np.ndarray) -> None:
-    """counts: int64 [_LANES, 256], becomes in its first row how often each byte was met, and once more: all of them
-    get a code.
+    """counts: int64 [_LANES, 256], receives in its first row how often each byte occurs in the sample, plus one, so
+    that every byte gets a code.
 
-    To leave out those that the sample does not hold, and to begin anew when one comes, took a fifth of the speed, and
-    made codes of weights no smaller where nearly all bytes occur: some row has each of them. Where _FEW do not, all
-    bytes are counted, and the others get no code: with 240 symbols that never come, each of 11 bits, codes of 2.5 bits
-    took 0.2 bits more.
+    Leaving out bytes that the sample does not contain, and starting again when one occurs, cost a fifth of the speed,
+    and made codes of weights no smaller if nearly all bytes occur, as some row contains each of them. If _FEW bytes or
+    more are missing from the sample, all bytes are counted, and those that do not occur get no code: with 240 unused
+    symbols of 11 bits each, codes of 2.5 bits took 0.2 bits more.
     """
     counts[:, :] = 0
     step = max(segment.size // _SAMPLES, _SAMPLE_NBYTES)
@@ -186,7 +187,7 @@ def _count_sample(segment: np.ndarray, counts: np.ndarray) -> None:
 
 @kernel
 def _count_all(segment: np.ndarray, counts: np.ndarray) -> None:
-    """counts: int64 [_LANES, 256], becomes in its first row how often each byte occurs."""
+    """counts: int64 [_LANES, 256], receives in its first row how often each byte occurs."""
     counts[:, :] = 0
     whole = segment.size // _LANES * _LANES
     for i in range(0, whole, _LANES):
@@ -201,7 +202,7 @@ def _count_all(segment: np.ndarray, counts: np.ndarray) -> None:
 
 @kernel
 def _write_number(out: np.ndarray, at: int, number: int, nbytes: int) -> int:
-    """Little-endian. Returns where it ends."""
+    """Writes a number, little-endian. Returns where it ends."""
     for i in range(nbytes):
         out[at + i] = (number >> (8 * i)) & 255
     return at + nbytes
@@ -209,7 +210,7 @@ def _write_number(out: np.ndarray, at: int, number: int, nbytes: int) -> int:
 
 @kernel
 def _copy(source: np.ndarray, start: int, nbytes: int, out: np.ndarray, at: int) -> int:
-    """Returns where it ends."""
+    """Copies bytes. Returns where the copy ends."""
     copy_bytes(source, start, nbytes, out, at)
     return at + nbytes
 
@@ -233,8 +234,8 @@ def _write_coded(
     out: np.ndarray,
     at: int,
 ) -> int:
-    """A block of nbytes, a multiple of 16. Its tree lies in streams[:tree_nbytes]; that of the block before is meant
-    where tree_nbytes is 0. Returns where it ends; -1 if it saves too little."""
+    """Writes a compressed block of nbytes values, a multiple of 16. Its tree is in streams[:tree_nbytes]; if that is
+    empty, it uses the tree of the block before. Returns where the block ends; -1 if it saves too little."""
     count = nbytes // _STREAMS
     first, second, third, fourth = start, start + count, start + 2 * count, start + 3 * count
     rooms = _TREE_ROOM
@@ -271,7 +272,7 @@ def _write_segment(
     table: np.ndarray,
     streams: np.ndarray,
 ) -> int:
-    """Returns where its blocks end. tree_nbytes: 0 to store all of them as they are."""
+    """Writes the blocks of a segment. Returns where they end. tree_nbytes: 0 to store all of them uncompressed."""
     is_coded = tree_nbytes > 0
     for block in range(sizes.size):
         begun = at
@@ -284,7 +285,7 @@ def _write_segment(
                 coded = 0
             else:
                 at = end
-                tree_nbytes = 0  # known from here on
+                tree_nbytes = 0  # the decoder knows it from here on
         at = _write_raw(segment, start + coded, stop - start - coded, out, at)
         sizes[block] = at - begun
     return at

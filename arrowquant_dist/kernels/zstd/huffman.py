@@ -1,8 +1,8 @@
-"""Huffman codes as zstd has them (RFC 8878, 4.2): lengths from counts, and bytes into bit streams two at a time.
+"""Huffman codes as in zstd (RFC 8878, 4.2): lengths from counts, and encoding of bytes to bit streams two at a time.
 
-Codes of quantized weights hold no repeated strings, so that all a compressor can do is to give common bytes short
-codes. A table of all pairs of bytes then goes through the data at 1.7 times the rate of zstd's level 1, which looks for
-repetitions first, counts every block's bytes and codes them one by one.
+Codes of quantized weights contain no repeated strings, so all that a compressor can do is to give common bytes short
+codes. With a table of all pairs of bytes this is 1.7 times as fast as zstd's level 1, which first searches for
+repetitions, counts the bytes of every block and encodes them one by one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from arrowquant_dist.kernels.memory import load_pair, store_word
 SYMBOLS = 256
 MAX_BITS = 11
 PAIRS = SYMBOLS * SYMBOLS
-STREAM_ROOM = 1 << 16  # bytes: of a quarter of a block, 2^15 bytes of MAX_BITS each, and the word at its end
+STREAM_ROOM = 1 << 16  # bytes: room for a quarter of a block, 2^15 codes of MAX_BITS, and the word at its end
 
 _PACKAGES = 2 * SYMBOLS
 LENGTHS_SCRATCH = SYMBOLS + 2 * _PACKAGES + MAX_BITS * _PACKAGES  # int64: see code_lengths
@@ -23,8 +23,8 @@ LENGTHS_SCRATCH = SYMBOLS + 2 * _PACKAGES + MAX_BITS * _PACKAGES  # int64: see c
 
 @kernel
 def _sort_by_count(counts: np.ndarray, order: np.ndarray) -> int:
-    """order: int64 [256], becomes count << 8 | symbol, smallest first, of those that occur. Returns how many. Insertion
-    sort."""
+    """order: int64 [256], receives count << 8 | symbol of the symbols that occur, smallest first, by insertion sort.
+    Returns how many."""
     found = 0
     for symbol in range(SYMBOLS):
         if counts[symbol] == 0:
@@ -41,12 +41,12 @@ def _sort_by_count(counts: np.ndarray, order: np.ndarray) -> int:
 
 @kernel
 def code_lengths(counts: np.ndarray, scratch: np.ndarray, lengths: np.ndarray) -> None:
-    """Lengths of the code that takes the fewest bits of all with at most MAX_BITS a symbol. Complete: Σ 2^-length = 1
-    over the symbols that occur; the others have length 0, and no code.
+    """Lengths of the code that takes the fewest bits among those with at most MAX_BITS per symbol. It is complete:
+    Σ 2^-length = 1 over the symbols that occur; the others have length 0 and no code.
 
     counts: int64 [256], each below 2^40, at least two above 0. scratch: int64 [LENGTHS_SCRATCH]. lengths: int64 [256],
-    is filled. Package-merge (Larmore and Hirschberg 1990): at each level pairs of the level before are merged with the
-    n symbols; the cheapest 2n - 2 of the last level say how often each symbol was taken, which is its length.
+    filled. Package-merge (Larmore and Hirschberg 1990): at each level pairs of the level before are merged with the n
+    symbols; the cheapest 2n - 2 of the last level tell how often each symbol was taken, which is its length.
     """
     order = scratch[:SYMBOLS]
     before = scratch[SYMBOLS : SYMBOLS + _PACKAGES]
@@ -83,13 +83,13 @@ def code_lengths(counts: np.ndarray, scratch: np.ndarray, lengths: np.ndarray) -
 
 @kernel
 def pair_table(lengths: np.ndarray, codes: np.ndarray, table: np.ndarray) -> None:
-    """table[a | b << 8]: the code of byte b, then that of a in front of it, in the highest bits; the number of bits in
-    the lowest; 0 where one of them has no code.
+    """Fills table[a | b << 8]: in the highest bits the code of byte a followed by that of byte b, in the lowest bits
+    the number of these bits; 0 if one of the bytes has no code.
 
-    lengths: int64 [256], complete. codes: uint64 [256], scratch. table: uint64 [PAIRS], is filled.
+    lengths: int64 [256], of a complete code. codes: uint64 [256], scratch. table: uint64 [PAIRS].
     """
     code = np.uint64(0)
-    # the longest are the smallest numbers, and count in the order of symbols
+    # the longest codes are the smallest numbers; codes of one length are in the order of symbols
     for bits in range(MAX_BITS, 0, -1):
         for symbol in range(SYMBOLS):
             if lengths[symbol] == bits:
@@ -111,16 +111,16 @@ def pair_table(lengths: np.ndarray, codes: np.ndarray, table: np.ndarray) -> Non
 def encode_two(
     values: np.ndarray, first: int, second: int, count: int, table: np.ndarray, out: np.ndarray, at: int
 ) -> tuple[np.int64, np.int64]:
-    """Two streams: of values[first : first + count] to out[at:], of values[second : second + count] to the room after
-    it, out[at + STREAM_ROOM:]. Returns where they end.
+    """Writes two streams: values[first : first + count] to out[at:], and values[second : second + count] to the room
+    after it, out[at + STREAM_ROOM:]. Returns where they end.
 
-    values: uint8. count: a multiple of 4, at least 4. table: pair_table's. out: uint8, room for both. They are written
-    from the last byte to the first, since they are read from their end; two at once, because each byte's place depends
-    on the one before it and the CPU has time for another meanwhile.
+    values: uint8. count: a multiple of 4, at least 4. table: from pair_table. out: uint8, with room for both. Values
+    are encoded from the last to the first, because streams are read from their end; two streams at once, because each
+    byte's place depends on the one before it, and the CPU has time for another in the meantime.
     """
     zero, one, three, seven = np.uint64(0), np.uint64(1), np.uint64(3), np.uint64(7)
     in_word, in_byte = np.uint64(63), np.uint64(255)
-    left, right = zero, zero  # the latest bits on top; below them what was written
+    left, right = zero, zero  # the latest bits on top; below them bits that were written
     left_bits, right_bits = zero, zero
     left_at, right_at = np.int64(at), np.int64(at + STREAM_ROOM)
     for step in range(count - 4, -1, -4):

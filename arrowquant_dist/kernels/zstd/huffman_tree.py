@@ -1,7 +1,7 @@
 """A Huffman code as zstd stores it: its weights, compressed by finite state entropy (RFC 8878, 4.1 and 4.2.1).
 
-The weight of a symbol is one more than the longest length less its own, or 0 for one without a code. That of the last
-symbol with a code follows from the others, and nothing is said of symbols behind it.
+The weight of a symbol is longest length + 1 - its own length, or 0 for a symbol without a code. The weight of the last
+symbol with a code follows from the others and is not stored, nor are those of the symbols after it.
 """
 
 from __future__ import annotations
@@ -11,20 +11,21 @@ import numpy as np
 from arrowquant_dist.kernels.compile import kernel
 from arrowquant_dist.kernels.zstd.huffman import MAX_BITS, SYMBOLS
 
-MAX_TREE_NBYTES = 128  # with the byte that says how many follow
-_TABLE_LOG = 6  # the most that weights may have, so that each of them can get a state
+MAX_TREE_NBYTES = 128  # including the byte that says how many follow
+_TABLE_LOG = 6  # the maximum for weights, so that each of them can get a state
 _STATES = 1 << _TABLE_LOG
 _WEIGHTS = MAX_BITS + 1
-_LEAST_NUMBERS = 3  # weights, so that two states take turns
+_LEAST_NUMBERS = 3  # weights, so that two states can alternate
 
-# where what is in the scratch begins
+# offsets of the parts of the scratch memory
 _WEIGHT, _SHARE, _STATE, _SPREAD, _NEXT, _BITS, _FIND, _FIELDS = 0, 256, 272, 336, 400, 416, 432, 448
 TREE_SCRATCH = _FIELDS + 2 * SYMBOLS  # int64
 
 
 @kernel
 def _pack(fields: np.ndarray, count: int, out: np.ndarray, at: int) -> int:
-    """Fields (value << 8 | bits) one after the other, from the low bits up, to out[at:]. Returns where they end."""
+    """Writes fields (value << 8 | bits) one after the other, from the low bits up, to out[at:]. Returns where they
+    end."""
     held = 0
     bits = 0
     for i in range(count):
@@ -52,8 +53,8 @@ def _bit_length(value: int) -> int:
 
 @kernel
 def _share_states(weight: np.ndarray, share: np.ndarray) -> None:
-    """weight: int64 [n]. share: int64 [_WEIGHTS], becomes each weight's part of the _STATES; those that occur get one
-    at least."""
+    """weight: int64 [n]. share: int64 [_WEIGHTS], receives the number of the _STATES for each weight, at least one for
+    weights that occur."""
     share[:_WEIGHTS] = 0
     for i in range(weight.size):
         share[weight[i]] += 1
@@ -78,7 +79,7 @@ def _describe_shares(share: np.ndarray, fields: np.ndarray) -> int:
     width = _TABLE_LOG + 1
     w = 0
     while remaining > 1:
-        spare = 2 * threshold - 1 - remaining  # numbers below it take a bit less
+        spare = 2 * threshold - 1 - remaining  # numbers below it take one bit less
         number = share[w] + 1
         remaining -= share[w]
         if number >= threshold:
@@ -110,8 +111,9 @@ def _make_states(
     bits: np.ndarray,
     find: np.ndarray,
 ) -> None:
-    """The encoder's table. state[find[w] + s]: the state from which weight w, and then what the state's bits say, is
-    read; bits[w]: what added to a state gives, 16 bits higher, how many of its bits to write."""
+    """Makes the encoder's tables. state[find[w] + s]: the next state when weight w is encoded in a state whose upper
+    bits are s; a decoder reads w from it, and finds the former state by the lower bits that were written. bits[w]:
+    (state + bits[w]) >> 16 is the number of these lower bits."""
     step = (_STATES >> 1) + (_STATES >> 3) + 3
     at = 0
     total = 0
@@ -139,11 +141,11 @@ def _first_state(state: np.ndarray, bits: int, find: int) -> int:
 
 @kernel
 def write_tree(lengths: np.ndarray, scratch: np.ndarray, out: np.ndarray) -> int:
-    """The description of a code in the first bytes of `out`. Returns how many; 0 if it would take too many, or if all
-    weights but the last are equal, which this form does not hold.
+    """Writes the description of a code to the first bytes of `out`. Returns its size; 0 if it would be too large, or if
+    all weights but the last are equal, which this form cannot express.
 
-    lengths: int64 [256], complete, each at most MAX_BITS, 0 without a code. scratch: int64 [TREE_SCRATCH]. out: uint8,
-    with room for 2 · MAX_TREE_NBYTES.
+    lengths: int64 [256], a complete code, each at most MAX_BITS, 0 for symbols without a code. scratch: int64
+    [TREE_SCRATCH]. out: uint8, with room for 2 · MAX_TREE_NBYTES.
     """
     share = scratch[_SHARE:_STATE]
     state = scratch[_STATE:_SPREAD]
@@ -165,7 +167,7 @@ def write_tree(lengths: np.ndarray, scratch: np.ndarray, out: np.ndarray) -> int
     _share_states(weight, share)
     end = _pack(fields, _describe_shares(share, fields), out, 1)
     _make_states(share, state, scratch[_SPREAD:_NEXT], scratch[_NEXT:_BITS], bits, find)
-    # two states take turns, from the last weight to the first
+    # two states alternate, from the last weight to the first
     w = weight[numbers - 1]
     turn = _first_state(state, bits[w], find[w])
     w = weight[numbers - 2]
@@ -177,7 +179,7 @@ def write_tree(lengths: np.ndarray, scratch: np.ndarray, out: np.ndarray) -> int
         fields[count] = turn << 8 | width
         count += 1
         turn, other = other, state[(turn >> width) + find[w]]
-    # the last turn was that of the first weight, whose state is read first: it is written last
+    # the last state used was that of the first weight, which is read first and so written last
     fields[count] = turn << 8 | _TABLE_LOG
     fields[count + 1] = other << 8 | _TABLE_LOG
     fields[count + 2] = 1 << 8 | 1

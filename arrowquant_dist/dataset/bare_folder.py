@@ -83,7 +83,9 @@ def _refuse_links_to_nothing(store: Store) -> None:
     if is_local(store.uri):
         for path, what in obstructed(Path(store.uri), is_data):
             if not Path(store.uri, path).exists():
-                message = f"this is {what} and a part of the dataset; fetch it again, or remove it"
+                message = (
+                    f"this is {what}, in the place of a part of the dataset; fetch it again, or remove it"
+                )
                 raise NoRegularFile(message, uri=store.url(path))
 
 

@@ -102,7 +102,7 @@ class LocalStore(Store):
     def has_file(self, path: str) -> bool:
         with self._translated(path):
             if self._local(path).is_dir():
-                raise _no_regular_file(self._local(path), "a folder and no file")
+                raise _no_regular_file(self._local(path), "a folder, not a file")
         return self.exists(path)
 
     def info(self, path: str) -> ObjectInfo:
@@ -323,10 +323,10 @@ class LocalStore(Store):
             message = "this is a folder, not a file; check the path"
             raise NotFound(message, uri=self.url(path)) from error
         if isinstance(error, NoRegularFileError):
-            message = "this is no regular file (a FIFO, socket or device); put the file itself here"
+            message = "this is not a regular file but a FIFO, socket or device; put the file itself here"
             raise NoRegularFile(message, uri=self.url(path)) from error
         if error.errno == errno.ELOOP:
-            message = f"the link {error.filename} leads to itself; remove it, or fetch what it stands for"
+            message = f"the link {error.filename} leads to itself; remove it, or put the file itself here"
             raise NotFound(message, uri=self.url(path)) from error
         raise storage_error(error, self.url(path), byte_range) from error
 
@@ -336,7 +336,7 @@ def _absolute(path: str) -> Path:
     try:
         return Path(os.path.expanduser(path)).absolute()  # noqa: PTH111 - pathlib raises for an unknown user
     except FileNotFoundError as error:
-        message = "the working directory was deleted; go to another one, or give an absolute path"
+        message = "the working directory was deleted; change to another one, or use an absolute path"
         raise NotFound(message, uri=path) from error
 
 
@@ -356,5 +356,5 @@ class _File:
 
 
 def _no_regular_file(place: Path, what: str) -> NoRegularFile:
-    message = f"this is {what} in its place; put the real one here, or remove it"
+    message = f"this is {what}; put the real one here, or remove it"
     return NoRegularFile(message, uri=str(place))

@@ -55,7 +55,7 @@ def _lock(descriptor: int, path: Path) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             if time.monotonic() > until:
-                message = "another process that deletes this file does not go on; end it"
+                message = "another process holds the lock on this file and seems to be stopped; end it"
                 raise TimeoutError(errno.ETIMEDOUT, message, str(path)) from error
             time.sleep(_PAUSE_SECONDS)
         except OSError as error:

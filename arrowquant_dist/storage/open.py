@@ -22,7 +22,7 @@ def open_store(uri: str, storage: Storage = DEFAULT_STORAGE) -> Store:
 
         return LocalStore(uri, storage.direct_writes)
     if uri.partition("://")[0] in _BUCKETS and not uri.partition("://")[2].partition("/")[0]:
-        raise InvalidConfig("it names no bucket; write one behind the ://", uri=redact(uri))
+        raise InvalidConfig("the URL has no bucket; put one after ://", uri=redact(uri))
     from arrowquant_dist.storage.remote import RemoteStore
 
     return RemoteStore(uri, storage)

@@ -84,10 +84,10 @@ class Pins:
             return
         items = what_differs((pinned.nbytes, pinned.version), (found.nbytes, found.version))
         message = (
-            f"the file changed since the plan was made ({', '.join(items)}: {counted(pinned.nbytes, 'byte')}, version "
-            f"{pinned.version}, then, {counted(found.nbytes, 'byte')}, {found.version} now)"
+            f"the file has changed since the plan was made ({', '.join(items)}: {counted(pinned.nbytes, 'byte')} of "
+            f"version {pinned.version} then, {counted(found.nbytes, 'byte')} of version {found.version} now)"
         )
-        raise SourceChanged(f"{message}; put it back, or start anew with --overwrite", uri=url)
+        raise SourceChanged(f"{message}; restore it, or start over with --overwrite", uri=url)
 
     def check_version(self, path: str, version: str, url: str) -> None:
         """The same for a pinned object of which only the version is known."""

@@ -73,7 +73,7 @@ def _other_than_file(place: Path) -> str | None:
         return mode
     if mode is None or S_ISREG(mode):
         return None
-    return "a folder and no file" if S_ISDIR(mode) else f"{_kind(mode)} and no regular file"
+    return "a folder, not a file" if S_ISDIR(mode) else f"{_kind(mode)}, not a regular file"
 
 
 def _other_than_folder(place: Path) -> str | None:
@@ -82,7 +82,7 @@ def _other_than_folder(place: Path) -> str | None:
         return mode
     if mode is None or S_ISDIR(mode):
         return None
-    return f"{'a file' if S_ISREG(mode) else _kind(mode)} and no folder"
+    return f"{'a file' if S_ISREG(mode) else _kind(mode)}, not a folder"
 
 
 def _kind(mode: int) -> str:
@@ -98,4 +98,4 @@ def _mode(place: Path) -> int | str | None:
             return None
         if error.errno == errno.ELOOP:
             return "a link that leads to itself"
-        return f"a link to {place.readlink()}, where nothing is,"
+        return f"a link to {place.readlink()}, which does not exist"

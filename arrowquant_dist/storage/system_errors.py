@@ -15,7 +15,7 @@ _HINTS = {
     errno.EPERM: "permission denied; check the owner and the mode",
     errno.EROFS: "the file system is read-only; choose another place",
     errno.ENAMETOOLONG: "a name is longer than this system allows; choose a shorter one",
-    errno.ENOTSUP: "the file system does not take that; choose another place",
+    errno.ENOTSUP: "the file system does not support this; choose another place",
     errno.EMFILE: "too many open files; raise `ulimit -n`",
 }
 

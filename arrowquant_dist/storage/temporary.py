@@ -21,7 +21,7 @@ def temporary_folder() -> Iterator[Path]:
     try:
         folder = tempfile.TemporaryDirectory(prefix="arrowquant-")
     except OSError as error:
-        message = "no folder for temporary files can be used; name one that has room by TMPDIR"
+        message = "no folder for temporary files can be used; set TMPDIR to one that has room"
         raise StorageError(f"{message} ({error.strerror or error})", uri=error.filename) from error
     with folder as name:
         yield Path(name)

@@ -113,7 +113,7 @@ def test_whenever_it_changes_while_it_is_read_no_later_shard_is_committed(
     planned = plan_only(source, str(target), CONFIG, RUN)
     after = After(blocks * (64 << 10), lambda: change(file))
     with pytest.raises(
-        SourceChanged, match=r"model\.safetensors: the file changed since the plan was made \("
+        SourceChanged, match=r"model\.safetensors: the file has changed since the plan was made \("
     ) as told:
         quantize(source, str(target), CONFIG, RUN, after)
     assert after.is_done
@@ -205,7 +205,9 @@ def test_an_object_that_is_replaced_while_it_is_read_is_noticed(bucket: Bucket, 
         bucket.objects.put(f"{bucket.uri}/m/model.safetensors", other)
 
     target = str(tmp_path / "out")
-    with pytest.raises(SourceChanged, match=r"model\.safetensors, .*: the file changed .* \(ETag or version"):
+    with pytest.raises(
+        SourceChanged, match=r"model\.safetensors, .*: the file has changed .* \(ETag or version"
+    ):
         quantize(f"{bucket.uri}/m", target, CONFIG, run, After(256 << 10, replaced))
     assert list((tmp_path / "out/run/commits").glob("*.json"))
     with pytest.raises(

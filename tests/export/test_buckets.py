@@ -167,7 +167,7 @@ def test_a_part_that_fails_for_good_ends_it_without_an_upload_and_the_same_comma
     out = f"{bucket.uri}/out"
     with FaultProxy(seaweedfs.port, Fault(Kind.INTERNAL_ERROR, "PUT", "partNumber=2")) as proxy:
         run = run_with(seaweedfs.options_at(proxy.endpoint_url))
-        with pytest.raises((PartialRun, StorageError), match="in vain"):
+        with pytest.raises((PartialRun, StorageError), match="all retries failed"):
             export_dataset(dataset, out, OPTIONS, run.replace(transfer=replace(TRANSFER, retries=1)))
     assert bucket.objects.uploads(out) == []
     assert found_at(bucket, out) == {}

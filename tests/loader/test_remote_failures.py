@@ -176,7 +176,7 @@ def test_what_does_not_pass_ends_the_stream_with_its_layer(server: RangeServer, 
 
 
 REFUSED: dict[str, tuple[Answer, type[ArrowQuantError], str]] = {
-    "200 and everything": (range_server.entire, StorageError, "does not answer ranges"),
+    "200 and everything": (range_server.entire, StorageError, "does not serve byte ranges"),
     "403": (range_server.denied, StorageError, "access denied"),
     "404": (range_server.gone, IncompleteDataset, "a part that the dataset needs is gone"),
     "another object": (range_server.replaced, StorageError, "replaced while it was read"),

@@ -76,6 +76,6 @@ def test_other_places_are_refused_by_what_they_are(places: Path, way: str, place
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("uri", ["s3://", "s3:///x", "gs://"])
 def test_a_url_without_a_bucket_is_refused(way: str, uri: str) -> None:
-    with pytest.raises(ArrowQuantError, match="it names no bucket; write one behind the ://") as raised:
+    with pytest.raises(ArrowQuantError, match="the URL has no bucket; put one after ://") as raised:
         WAYS[way](uri)
     assert raised.value.exit_code == 2

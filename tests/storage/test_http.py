@@ -79,5 +79,5 @@ def test_what_is_not_there_is_not_found(store: Store) -> None:
 
 def test_a_server_that_ignores_ranges_is_refused(store: Store) -> None:
     _Handler.answers_ranges = False
-    with pytest.raises(StorageError, match="does not answer ranges"):
+    with pytest.raises(StorageError, match="does not serve byte ranges"):
         store.read_range("x", ByteRange(0, 10))

@@ -50,7 +50,7 @@ def test_a_process_that_was_stopped_while_it_deletes_makes_others_fail_and_not_w
     store.create("x", b"old")
     holder = os.open(tmp_path / "x", os.O_RDONLY)
     fcntl.flock(holder, fcntl.LOCK_EX)
-    with pytest.raises(StorageError, match="does not go on; end it"):
+    with pytest.raises(StorageError, match="seems to be stopped; end it"):
         store.delete_unchanged({"x": store.info("x").version})
     os.close(holder)
     assert store.delete_unchanged({"x": store.info("x").version}) == []

@@ -59,7 +59,7 @@ def test_what_was_replaced_before_it_is_read_is_noticed(place: Place) -> None:
     store = pinned(place)
     place.put("x", AFTER)
     with pytest.raises(
-        SourceChanged, match=r"/x.*: the file changed since the plan was made \(.+\); put it back"
+        SourceChanged, match=r"/x.*: the file has changed since the plan was made \(.+\); restore it"
     ):
         read_as_a_worker(store)
 
@@ -69,14 +69,14 @@ def test_what_was_replaced_after_it_was_read_is_noticed(place: Place) -> None:
     store = pinned(place)
     assert read(store) == BEFORE[1000:2000]
     place.put("x", AFTER)
-    with pytest.raises(SourceChanged, match="the file changed"):
+    with pytest.raises(SourceChanged, match="the file has changed"):
         read_as_a_worker(store)
 
 
 def test_a_whole_object_that_is_not_the_pinned_one_is_noticed(place: Place) -> None:
     store = pinned(place)
     place.put("x", AFTER)
-    with pytest.raises(SourceChanged, match="the file changed"):
+    with pytest.raises(SourceChanged, match="the file has changed"):
         read_whole(store)
 
 

@@ -131,7 +131,7 @@ def test_no_credentials_at_all_is_said(seaweedfs: SeaweedFS, bucket: Bucket, tmp
         "AWS_EC2_METADATA_DISABLED": "true",
         "HOME": str(tmp_path),
     }
-    assert "there are no credentials; set them in the environment" in read_elsewhere(bucket.uri, environment)
+    assert "no credentials were found; set them in the environment" in read_elsewhere(bucket.uri, environment)
 
 
 def test_the_users_own_botocore_settings_count(seaweedfs: SeaweedFS, bucket: Bucket) -> None:

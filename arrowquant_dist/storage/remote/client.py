@@ -98,7 +98,7 @@ class ShortAnswer(Exception):
 
 def no_conditional_create(uri: str) -> StorageError:
     message = (
-        "this storage cannot create an object only if it is not there, which keeps a run's shards apart; "
+        "this storage can't create an object only if none exists yet, which is what keeps a run's shards apart; "
         "choose a target on local disk, s3://, gs:// or az://"
     )
     return StorageError(message, uri=uri)

@@ -88,7 +88,7 @@ _HINTS = {
     "SignatureDoesNotMatch": "the secret does not belong to the access key; {credentials}",
     "InvalidToken": "the session token is not valid; {credentials}",
     "ExpiredToken": "the session token has expired, get a new one; {credentials}",
-    "NoCredentialsError": "there are no credentials; {credentials}, or say `anon: true` there",
+    "NoCredentialsError": "no credentials were found; {credentials}, or set `anon: true` there",
     "RequestTimeTooSkewed": "this machine's clock is wrong; set it",
     "NoSuchBucket": "the bucket does not exist; create it, or check its name and the endpoint",
     "PermanentRedirect": "the bucket is in another region; set AWS_DEFAULT_REGION or the endpoint",
@@ -161,7 +161,7 @@ def translated(
 def _hint(error: BaseException, code: str, status: int | None) -> str:
     """What the user can do about it; `{credentials}` stands for where credentials are set."""
     if may_pass(error):
-        return "the storage was asked again and again in vain; run the same command again, or raise transfer.retries"
+        return "all retries failed; run the same command again, or raise transfer.retries"
     if code in _HINTS:
         return _HINTS[code]
     if isinstance(error, PermissionError) or status in (401, 403):

@@ -87,12 +87,12 @@ class FileSystemClient(Client):
         data = await self._call("cat_file", len(view), self._full(path), **options)
         self.traffic.add(read_nbytes=len(data))
         if len(data) > len(view):
-            raise StorageError("the storage does not answer ranges; copy the object to one that does")
+            raise StorageError("the storage does not serve byte ranges; copy the object to one that does")
         if len(data) < len(view):
             nbytes = (await self.info(path)).nbytes
             if nbytes < stop:
                 raise cut_object(stop, nbytes)
-            raise ShortAnswer(f"{len(data)} of {counted(len(view), 'byte')} came")
+            raise ShortAnswer(f"{len(data)} of {counted(len(view), 'byte')} arrived")
         view[:] = data
 
     async def write(self, path: str, data: bytes) -> None:

@@ -35,7 +35,9 @@ class RemoteStore(Store):
 
     def __init__(self, uri: str, storage: Storage = DEFAULT_STORAGE) -> None:
         if redact(uri) != uri:
-            message = "a URI with credentials or a query is not taken, it would be shown; use storage_options"
+            message = (
+                "a URI with credentials or a query is refused, since it would be shown; use storage_options"
+            )
             raise InvalidConfig(message, uri=redact(uri))
         self._storage = storage
         self.uri = uri.rstrip("/") or uri
@@ -188,7 +190,7 @@ class RemoteStore(Store):
         if version is not None and path in self._pins:
             self._pins.check_version(path, version, self.url(path))
         elif version is not None and self._versions.setdefault(path, version) != version:
-            raise StorageError("the object was replaced while it was read; put it back, or start anew")
+            raise StorageError("the object was replaced while it was read; restore it, or start over")
 
     @contextmanager
     def _translated(self, path: str, byte_range: tuple[int, int] | None = None) -> Iterator[None]:

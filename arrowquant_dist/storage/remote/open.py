@@ -31,7 +31,9 @@ def open_client(uri: str, storage: Storage, traffic: Traffic) -> Client:
         message = f"this protocol needs a package: {secrets.hidden_in(str(error))}{hint}"
         raise MissingDependency(message, uri=uri) from error
     except (ValueError, TypeError, KeyError) as error:
-        message = f"fsspec does not take this URI or its storage_options ({secrets.hidden_in(str(error))}); check them"
+        message = (
+            f"fsspec rejects this URI or its storage_options ({secrets.hidden_in(str(error))}); check them"
+        )
         raise InvalidConfig(message, uri=uri) from (None if secrets.are_in(error) else error)
 
 

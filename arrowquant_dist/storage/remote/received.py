@@ -99,7 +99,7 @@ class _Receiver(asyncio.BufferedProtocol):
     async def _watch(self, seconds: float) -> None:
         while (left := self._heard + seconds - self._loop.time()) > 0:
             await asyncio.sleep(left)
-        self._fail(TimeoutError(f"nothing came for {seconds:g} s"))
+        self._fail(TimeoutError(f"nothing arrived for {seconds:g} s"))
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the protocol's name
         return self._rest

@@ -103,7 +103,7 @@ class S3Client(MultipartClient):
         async with body:  # no `as`: older versions return something else
             data: bytes = await body.read()
         if len(data) != answer["ContentLength"]:
-            raise ShortAnswer(f"{len(data)} of {counted(answer['ContentLength'], 'byte')} came")
+            raise ShortAnswer(f"{len(data)} of {counted(answer['ContentLength'], 'byte')} arrived")
         return data
 
     async def read_into(self, path: str, start: int, view: memoryview) -> str | None:
@@ -121,13 +121,13 @@ class S3Client(MultipartClient):
             try:
                 while done < len(view) and (chunk := await body.read(READ_NBYTES)):
                     if done + len(chunk) > len(view):
-                        raise ShortAnswer(f"more than {counted(len(view), 'byte')} came")
+                        raise ShortAnswer(f"more than {counted(len(view), 'byte')} arrived")
                     view[done : done + len(chunk)] = chunk
                     done += len(chunk)
             finally:
                 self.traffic.add(read_nbytes=done - straight)
         if done < len(view):
-            raise ShortAnswer(f"{done} of {counted(len(view), 'byte')} came")
+            raise ShortAnswer(f"{done} of {counted(len(view), 'byte')} arrived")
         return _version(answer["ETag"], nbytes)
 
     async def _ranged(self, key: str, byte_range: str) -> Any:
@@ -254,12 +254,12 @@ def _object_nbytes(answer: Mapping[str, Any], start: int, stop: int) -> int:
             start == 0 and answer["ContentLength"] == stop
         ):  # a server may omit the header if the range is the whole object
             return stop
-        raise StorageError("the storage does not answer ranges; copy the object to one that does")
+        raise StorageError("the storage does not serve byte ranges; copy the object to one that does")
     first, last, nbytes = map(int, said.groups())
     if nbytes < stop:
         raise cut_object(stop, nbytes)
     if (first, last + 1) != (start, stop) or answer["ContentLength"] != stop - start:
-        raise ShortAnswer(f"bytes {first}-{last} came instead of {start}-{stop - 1}")
+        raise ShortAnswer(f"bytes {first}-{last} arrived instead of {start}-{stop - 1}")
     return nbytes
 
 

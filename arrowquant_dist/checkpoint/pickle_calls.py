@@ -44,7 +44,9 @@ class Tuple(tuple[Any, ...]):
         made = cls(items)
         made.values = 1 + sum(item.values if isinstance(item, Tuple) else 1 for item in items)
         if made.values > _MAX_TUPLE_VALUES:
-            refuse_pickle(f"its pickle has a tuple of over {_MAX_TUPLE_VALUES} values; this is no state dict")
+            refuse_pickle(
+                f"its pickle has a tuple of over {_MAX_TUPLE_VALUES} values; this is not a state dict"
+            )
         return made
 
 
@@ -83,12 +85,12 @@ class PickleBudget:
         """Counts values and characters that are copied or hashed."""
         self._work -= work
         if self._work < 0:
-            refuse_pickle("its pickle copies or repeats more than it holds; this is no state dict")
+            refuse_pickle("its pickle copies or repeats more than it holds; this is not a state dict")
 
     def tensor(self) -> Made:
         self._tensors -= 1
         if self._tensors < 0:
-            refuse_pickle("its pickle makes more tensors than it can describe; this is no state dict")
+            refuse_pickle("its pickle makes more tensors than it can describe; this is not a state dict")
         return TENSOR
 
     def key(self, key: Any) -> None:
@@ -97,10 +99,12 @@ class PickleBudget:
             self._tuple_keys -= 1
             plain = len(key) <= _MAX_TUPLE_KEY and all(_is_plain_key(inner) for inner in key)
             if self._tuple_keys < 0 or not plain:
-                refuse_pickle("its pickle has dicts with many or large tuples as keys; this is no state dict")
+                refuse_pickle(
+                    "its pickle has dicts with many or large tuples as keys; this is not a state dict"
+                )
         elif not _is_plain_key(key):
             refuse_pickle(
-                "its pickle has a dict or set of what is neither text nor number; this is no state dict"
+                "its pickle has a dict key or set element that is neither text nor number; this is not a state dict"
             )
 
 
@@ -111,7 +115,7 @@ def refuse_pickle(message: str) -> NoReturn:
 def fill(target: Any, items: Sequence[Any], budget: PickleBudget) -> None:
     """Puts key, value, key, value … into a dict."""
     if not isinstance(target, Dict) or len(items) % 2:
-        raise ValueError("values are put into what is no dict")
+        raise ValueError("it sets items of something that is not a dict")
     for key in items[::2]:
         budget.key(key)
     target.size += len(items) // 2
@@ -122,8 +126,10 @@ def call(function: Any, arguments: Any, budget: PickleBudget) -> Any:
     name = function.text if isinstance(function, Name) else ""
     made = _CALLS[name](budget, arguments) if name in _CALLS and isinstance(arguments, tuple) else None
     if made is None:
-        shown = name.replace(" ", ".") or "what is no function"
-        refuse_pickle(f"its pickle calls {shown} as torch.save never does; nothing was loaded; {SAVE_AGAIN}")
+        shown = name.replace(" ", ".") or "something that is not a function"
+        refuse_pickle(
+            f"its pickle calls {shown} in a way that torch.save never does; nothing was loaded; {SAVE_AGAIN}"
+        )
     return made
 
 
@@ -131,7 +137,7 @@ def new(kind: Any, arguments: Any, budget: PickleBudget) -> Any:
     """The same for a class that is instantiated by itself."""
     name = kind.text if isinstance(kind, Name) else ""
     if name != _PARAMETER and (name not in _MADE_EMPTY or arguments != ()):
-        refuse_pickle(f"its pickle makes objects as torch.save never does; {SAVE_AGAIN}")
+        refuse_pickle(f"its pickle creates objects in a way that torch.save never does; {SAVE_AGAIN}")
     return call(kind, arguments, budget)
 
 
@@ -142,7 +148,7 @@ def build(made: Any, state: Any, budget: PickleBudget) -> None:
     if isinstance(made, Ordered) and isinstance(state, Dict):
         budget.spend(state.size)
     elif made is not TENSOR or not isinstance(state, tuple) or not _is_legacy_state(state):
-        refuse_pickle(f"its pickle sets what an object is made of as torch.save never does; {SAVE_AGAIN}")
+        refuse_pickle(f"its pickle sets an object's state in a way that torch.save never does; {SAVE_AGAIN}")
 
 
 def storage(described: Any) -> Made:
@@ -153,7 +159,7 @@ def storage(described: Any) -> Made:
         ):
             return STORAGE
         case _:
-            raise ValueError("it asks for an object that is no storage of a tensor")
+            raise ValueError("it asks for an object that is not a tensor's storage")
 
 
 def is_known(name: str) -> bool:

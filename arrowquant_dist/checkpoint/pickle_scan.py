@@ -64,7 +64,7 @@ class _Walk:
     def step(self, name: str, argument: Any) -> None:
         self._operations += 1
         if self._operations > _MAX_OPERATIONS:
-            refuse_pickle(f"its pickle takes more than {_MAX_OPERATIONS} steps; this is no state dict")
+            refuse_pickle(f"its pickle takes more than {_MAX_OPERATIONS} steps; this is not a state dict")
         if name in _CONSTANTS:
             self._stack.append(_CONSTANTS[name])
         elif name in _LITERALS:
@@ -140,7 +140,9 @@ class _Walk:
 
     def _proto(self, version: int) -> None:
         if version != _PROTOCOL:
-            refuse_pickle(f"its pickle is of protocol {version}, weights_only reads protocol 2; {SAVE_AGAIN}")
+            refuse_pickle(
+                f"its pickle has protocol {version}, but weights_only reads protocol 2; {SAVE_AGAIN}"
+            )
 
     def _long(self, value: int) -> None:
         if abs(value) >= 2**63:
@@ -164,7 +166,7 @@ class _Walk:
             case list(target):
                 target.extend(items)
             case _:
-                raise ValueError("values are appended to what is no list")
+                raise ValueError("it appends to something that is not a list")
 
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}

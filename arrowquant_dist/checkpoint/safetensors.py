@@ -74,7 +74,7 @@ def _read_header(store: Store, info: ObjectInfo, uri: str) -> tuple[int, bytes]:
     nbytes = int.from_bytes(first[:_LENGTH_NBYTES], "little")
     if nbytes > MAX_HEADER_NBYTES:
         _refuse(
-            f"its header claims {rounded_size(nbytes)}, over the format's 100 MB; this is no safetensors file",
+            f"its header claims {rounded_size(nbytes)}, over the format's 100 MB; this is not a safetensors file",
             uri,
         )
     stop = _LENGTH_NBYTES + nbytes
@@ -83,7 +83,7 @@ def _read_header(store: Store, info: ObjectInfo, uri: str) -> tuple[int, bytes]:
             f"cut off: the header needs {counted(stop, 'byte')}, the file has {info.nbytes}; {_AGAIN}", uri
         )
     if not first.startswith(b"{", _LENGTH_NBYTES):
-        _refuse("its header does not begin with '{'; this is no safetensors file", uri)
+        _refuse("its header does not begin with '{'; this is not a safetensors file", uri)
     if stop <= len(first):
         return nbytes, first[_LENGTH_NBYTES:stop]
     return nbytes, first[_LENGTH_NBYTES:] + store.read_range(info.path, ByteRange(len(first), stop)).tobytes()
@@ -118,7 +118,7 @@ def _layer(name: str, entry: Any, data_start: int, uri: str) -> Layer:
         _refuse(f"shape {given} is not a list of at most {MAX_DIMS} sizes; {_AGAIN}", uri, name)
     if offsets is None or len(offsets) != 2 or offsets[0] > offsets[1]:
         given = reprlib.repr(entry.get("data_offsets"))
-        _refuse(f"data_offsets {given} are not a begin and an end; {_AGAIN}", uri, name)
+        _refuse(f"data_offsets {given} are not a start and an end; {_AGAIN}", uri, name)
     if dtype.name == _PAIRS:
         shape = _halved(shape, uri, name)
     start, stop = offsets
@@ -136,7 +136,11 @@ def _layer(name: str, entry: Any, data_start: int, uri: str) -> Layer:
 def _halved(shape: tuple[int, ...], uri: str, name: str) -> tuple[int, ...]:
     """The shape as torch counts values of float4_e2m1fn_x2, which are pairs; the format counts each half."""
     if not shape or shape[-1] % 2:
-        _refuse(f"shape {reprlib.repr(list(shape))} of F4 has no whole bytes in a row; {_AGAIN}", uri, name)
+        _refuse(
+            f"shape {reprlib.repr(list(shape))} of F4 does not fill whole bytes in each row; {_AGAIN}",
+            uri,
+            name,
+        )
     return (*shape[:-1], shape[-1] // 2)
 
 
@@ -145,7 +149,7 @@ def _check_ranges(layers: list[Layer], data_start: int, file_nbytes: int, uri: s
     stop = data_start
     for layer in layers:
         if layer.offset != stop:
-            kind = "overlap" if layer.offset < stop else "leave a gap"
+            kind = "overlap the tensor" if layer.offset < stop else "leave a gap"
             _refuse(
                 f"its bytes {kind} before it: they begin at {layer.offset}, expected {stop}", uri, layer.name
             )
@@ -160,7 +164,7 @@ def _check_ranges(layers: list[Layer], data_start: int, file_nbytes: int, uri: s
     if stop < file_nbytes:
         left = counted(file_nbytes - stop, "byte")
         belong = "belongs" if file_nbytes - stop == 1 else "belong"
-        _refuse(f"{left} after the last tensor {belong} to none; {_AGAIN}", uri)
+        _refuse(f"{left} after the last tensor {belong} to no tensor; {_AGAIN}", uri)
 
 
 def _counts(values: Any) -> tuple[int, ...] | None:

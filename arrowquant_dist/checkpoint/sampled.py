@@ -52,7 +52,7 @@ class SampledLayer:
         shape, dtype, values = found
         made = cls(tuple(int(size) for size in shape), str(dtype), bytes.fromhex(values))
         if made.dtype not in _PRECISION or len(made.values) % DTYPES[made.dtype].itemsize:
-            raise ValueError(f"no values of {made.dtype}")
+            raise ValueError(f"these are not values of {made.dtype}")
         return made
 
     def is_of_other_weights(self, other: SampledLayer) -> bool:
@@ -106,9 +106,7 @@ class SampledWeights:
         try:
             return cls({str(name): SampledLayer.from_list(sample) for name, sample in found.items()})
         except (ValueError, TypeError, AttributeError) as error:
-            message = (
-                "its `weights` do not say whose statistics these are; run the command that makes it again"
-            )
+            message = "its `weights` do not say which model they are of; run the command that makes it again"
             raise InvalidCheckpoint(message, uri=uri) from error
 
     def to_dict(self) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def find_state_dict(loaded: Any, uri: str) -> StateDict:
 
     if not isinstance(loaded, dict):
         what = "tensor" if isinstance(loaded, torch.Tensor) else type(loaded).__name__
-        _refuse(f"it holds a {what}, no dict of tensors; {SAVE_AGAIN}", uri)
+        _refuse(f"it holds a {what}, not a dict of tensors; {SAVE_AGAIN}", uri)
     nested = [key for key, value in loaded.items() if isinstance(value, dict) and _has_tensors(value)]
     known = [key for key in nested if key in _NESTED_KEYS and _is_state_dict(loaded[key])]
     is_flat = any(isinstance(value, torch.Tensor) for value in loaded.values())
@@ -90,7 +90,7 @@ def find_state_dict(loaded: Any, uri: str) -> StateDict:
     if not candidates and not nested:
         raise InvalidCheckpoint(f"it holds no tensors; {SAVE_AGAIN}", uri=uri)
     if not candidates:
-        _refuse(f"it holds a trainer's state alone ({reprlib.repr(nested)}); give the model's file", uri)
+        _refuse(f"it holds only a trainer's state ({reprlib.repr(nested)}); use the model's file", uri)
     if len(candidates) > 1:
         _refuse(f"it has several dicts of tensors ({reprlib.repr(candidates)}); save the one to use", uri)
     (key,) = candidates
@@ -143,8 +143,8 @@ def _refuse_partitioned(loaded: Mapping[Any, Any], state: Mapping[Any, Any], uri
             found = state.get(name)
             if isinstance(shape, tuple) and found is not None and tuple(found.shape) != tuple(shape):
                 message = (
-                    "it has placeholders, as ZeRO stage 3 saves them; put the model together by zero_to_fp32 "
-                    "that lies beside the checkpoint"
+                    "it has placeholders, as ZeRO stage 3 saves them; put the model together with zero_to_fp32, "
+                    "which lies beside the checkpoint"
                 )
                 _refuse(message, uri, str(name))
 
@@ -175,7 +175,7 @@ def _is_tensor(name: Any, value: Any, uri: str) -> bool:
 
     if isinstance(value, torch.Tensor):
         if not isinstance(name, str) or len(name) > _MAX_NAME or not _is_unicode(name):
-            _refuse(f"the name {reprlib.repr(name)} of a tensor is no usable text; {SAVE_AGAIN}", uri)
+            _refuse(f"the name {reprlib.repr(name)} of a tensor is not usable text; {SAVE_AGAIN}", uri)
         return True
     if _has_tensors(value):
         _refuse(

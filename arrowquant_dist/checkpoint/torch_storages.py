@@ -102,7 +102,7 @@ class _Describer(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> _Storage:
         kind, dtype, key, _location, _count = pid
         if kind != "storage" or not isinstance(key, str):
-            raise pickle.UnpicklingError(f"{kind!r} is no storage")
+            raise pickle.UnpicklingError(f"{kind!r} is not a storage")
         return _Storage(key, dtype)
 
 

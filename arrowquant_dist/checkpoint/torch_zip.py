@@ -88,7 +88,7 @@ def _check_records(archive: zipfile.ZipFile, file_nbytes: int, uri: str) -> dict
         if not 0 <= record.header_offset <= file_nbytes - record.file_size:
             _refuse(f"its record {record.filename!r} goes beyond the end of the file; {_AGAIN}", uri)
         if record.filename in records:
-            _refuse(f"its record {record.filename!r} is there twice; {_AGAIN}", uri)
+            _refuse(f"its record {record.filename!r} is stored twice; {_AGAIN}", uri)
         records[record.filename] = record
     return records
 
@@ -96,7 +96,9 @@ def _check_records(archive: zipfile.ZipFile, file_nbytes: int, uri: str) -> dict
 def _find_prefix(records: dict[str, zipfile.ZipInfo], uri: str) -> str:
     pickles = [name for name in records if name == "data.pkl" or name.endswith("/data.pkl")]
     if len(pickles) != 1:
-        _refuse("this zip is none of torch.save: it needs one data.pkl; give a checkpoint's file", uri)
+        _refuse(
+            "this zip was not made by torch.save, which writes one data.pkl; use a checkpoint's file", uri
+        )
     return pickles[0].removesuffix("data.pkl")
 
 
@@ -146,7 +148,7 @@ class _BoundedReader(io.RawIOBase):
             size = _MAX_READ_NBYTES + 1
         data = self._file.read(size)
         if len(data) > _MAX_READ_NBYTES:
-            _refuse("its zip directory is absurdly large; this is no checkpoint", self._uri)
+            _refuse("its zip directory is absurdly large; this is not a checkpoint", self._uri)
         return data
 
     def readinto(self, buffer: Any) -> int:

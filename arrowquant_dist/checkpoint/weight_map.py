@@ -58,7 +58,7 @@ def check_promised(store: Store, index: str, promised: Mapping[str, str], found:
     elsewhere = sorted(anywhere & promised.keys())
     if elsewhere:
         _refuse(
-            f"{counted(len(elsewhere), 'tensor')} {are(len(elsewhere))} not in the files that it says, but in "
+            f"{counted(len(elsewhere), 'tensor')} {are(len(elsewhere))} not in the files that it names, but in "
             f"others: {listed(elsewhere)}; download the checkpoint again, or remove the index if the "
             "files alone are right",
             store.url(index),
@@ -75,7 +75,7 @@ def merge_files(parts: Iterable[_Tensors]) -> tuple[list[Layer], dict[str, str]]
         for name in [*(layer.name for layer in in_file), *tied]:
             if name in seen:
                 _refuse(
-                    f"this tensor is also in {seen[name]}, and a checkpoint has each once; give the one file "
+                    f"this tensor is also in {seen[name]}, but a checkpoint has each once; use the one file "
                     "that counts as the source, or move the other away",
                     uri,
                     name,

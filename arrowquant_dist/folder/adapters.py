@@ -38,8 +38,8 @@ def adapter_error(store: Store, paths: Collection[str], path: str = "") -> Inval
     base = _base_model(store, f"{path}/{ADAPTER_CONFIG}" if path else ADAPTER_CONFIG)
     to = f"{base!r}" if base else "the model that it was trained on"
     message = (
-        f"this is an adapter ({listed(sorted(paths))}) and no model; merge it into {to} "
-        "(with peft: merge_and_unload()), save that and give it as the source"
+        f"this is an adapter ({listed(sorted(paths))}), not a model; merge it into {to} "
+        "(with peft: merge_and_unload()), save the result and use it as the source"
     )
     return InvalidCheckpoint(message, uri=store.url(path))
 

@@ -130,7 +130,7 @@ def _of_pipeline(pipeline: dict[str, Any], folder: SourceFolder) -> Iterator[Com
 
 def _check_path(path: str, folder: SourceFolder, named_by: str) -> None:
     if path and (not is_plain_path(path) or any(is_hidden(part) for part in path.split("/"))):
-        _refuse(f"it names the folder {path!r}, which is no plain name inside this one", folder, named_by)
+        _refuse(f"it names the folder {path!r}, which is not a plain path inside this one", folder, named_by)
 
 
 def _refuse(message: str, folder: SourceFolder, path: str) -> NoReturn:

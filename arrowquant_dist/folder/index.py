@@ -23,7 +23,7 @@ def read_weight_map(store: Store, path: str) -> dict[str, str]:
     """{tensor name: path of its file} from a `*.index.json`. Raises InvalidCheckpoint if it is not a valid index."""
     uri = store.url(path)
     if store.size(path) > MAX_INDEX_NBYTES:
-        _refuse(f"the index is larger than {rounded_size(MAX_INDEX_NBYTES)}; this is none", uri)
+        _refuse(f"larger than {rounded_size(MAX_INDEX_NBYTES)}; this is not an index", uri)
     try:
         index = parse_json(store.read(path))
     except ValueError as error:
@@ -35,7 +35,9 @@ def read_weight_map(store: Store, path: str) -> dict[str, str]:
         _refuse("the index has no weight_map of tensor names to files; download it again", uri)
     for name, file in weight_map.items():
         if not is_plain_path(file):
-            _refuse(f"the index names the file {file!r}, which is no plain name inside the folder", uri, name)
+            _refuse(
+                f"the index names the file {file!r}, which is not a plain path inside the folder", uri, name
+            )
     folder = PurePosixPath(path).parent
     return {str(name): (folder / file).as_posix() for name, file in weight_map.items()}
 

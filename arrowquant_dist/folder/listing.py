@@ -97,12 +97,12 @@ class SourceFolder(ABC):
         uri = self.store.url(path)
         if info.nbytes > MAX_JSON_NBYTES:
             raise InvalidCheckpoint(
-                f"larger than {rounded_size(MAX_JSON_NBYTES)}; this is no model's", uri=uri
+                f"larger than {rounded_size(MAX_JSON_NBYTES)}; this is not a model's file", uri=uri
             )
         try:
             return parse_json(self.store.read(path))
         except ValueError as error:
-            message = f"not readable JSON ({error}), and it says what the model is; download it again"
+            message = f"not readable JSON ({error}), but it has to say what the model is; download it again"
             raise InvalidCheckpoint(message, uri=uri) from error
 
     def _walk(self, path: str, depth: int) -> Iterator[list[ObjectInfo]]:
@@ -158,7 +158,7 @@ class _LocalFolder(SourceFolder):
         if not self._root.is_dir():
             kind = _problem(self._root) if os.path.lexists(self._root) else None
             if kind is not None:
-                raise InvalidCheckpoint(f"it is {kind}; give a folder or a regular file", uri=store.uri)
+                raise InvalidCheckpoint(f"it is {kind}; use a folder or a regular file", uri=store.uri)
             raise NotFound("no such file or folder; check the spelling", uri=store.uri)
         self._places = _places(self._root)
         self._entries: dict[str, _Entries] = {}
@@ -201,14 +201,14 @@ class _LocalFolder(SourceFolder):
         real = Path(os.path.realpath(place))
         if not any(real == inside or inside in real.parents for inside in self._places):
             message = (
-                f"it is a link that leaves the source's folder, to {real}, and only what lies within is read; "
+                f"it is a link out of the source's folder, to {real}, and only what lies within is read; "
                 "put what it points to in its place, or remove the link"
             )
             raise InvalidCheckpoint(message, uri=self.store.url(path))
         problem = None if place.is_dir() else _problem(place)
         if problem is not None:
             message = (
-                f"it is {problem}, and only regular files are read; put the file itself here, or remove it"
+                f"it is {problem}, but only regular files are read; put the file itself here, or remove it"
             )
             raise InvalidCheckpoint(message, uri=self.store.url(path))
 
@@ -249,8 +249,8 @@ def _problem(place: Path) -> str | None:
     except OSError as error:
         if place.is_symlink():
             return f"a link that leads nowhere ({place.readlink()})"
-        return f"not to be read ({error.strerror})"
-    return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "no regular file")
+        return f"not readable ({error.strerror})"
+    return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "not a regular file")
 
 
 def _join(path: str, name: str) -> str:

@@ -64,11 +64,11 @@ def remaining_notes(folder: SourceFolder, taken: Collection[str], named: Collect
     if others:
         notes.append(
             f"folders with weights that no config here names were left out: {listed(others)}. "
-            "To quantize one of them, give it as the source"
+            "To quantize one of them, use it as the source"
         )
     own = [info.path for info in folder.files() if is_targets_own(info.path)]
     if own:
-        notes.append(f"named as what a target itself has, and not copied: {listed(own)}")
+        notes.append(f"not copied (a target has files of these names itself): {listed(own)}")
     return notes
 
 
@@ -79,7 +79,7 @@ def nothing_found(folder: SourceFolder, component: Component) -> InvalidCheckpoi
     if adapters:
         return adapter_error(folder.store, adapters, component.path)
     if component.named_by and component.needs_weights:
-        message = f"{component.named_by} names this folder, and it has no weights; download them"
+        message = f"{component.named_by} names this folder, but it has no weights; download them"
         return InvalidCheckpoint(message, uri=uri)
     with_weights = _folders_with_weights(folder)
     if with_weights and not folder.find(PIPELINE):
@@ -96,9 +96,9 @@ def nothing_found(folder: SourceFolder, component: Component) -> InvalidCheckpoi
     there = listed(names)
     has_gguf = any(name.endswith(".gguf") for name in names)
     advice = (
-        "GGUF is not read: give the model that it was made of"
+        "GGUF is not read: use the model that it was made from"
         if has_gguf
-        else "Give the folder or file that holds them"
+        else "Use the folder or file that holds them"
     )
     return InvalidCheckpoint(
         f"no weights here. Looked for {_LOOKED_FOR}; found {there or 'an empty folder'}. {advice}", uri=uri
@@ -115,7 +115,7 @@ def _weights_below(folder: SourceFolder, paths: list[str]) -> InvalidCheckpoint:
     ranks = [path for path in paths if rank_of(path) is not None]
     if len(ranks) > 1:
         return InvalidCheckpoint(slices_reason(ranks), uri=folder.store.uri)
-    message = f"no weights here, and no config that names those below; give one of these folders: {shown}"
+    message = f"no weights here, and no config that names those below; use one of these folders: {shown}"
     return InvalidCheckpoint(message, uri=folder.store.uri)
 
 

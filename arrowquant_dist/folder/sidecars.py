@@ -181,19 +181,17 @@ def choose_sidecars(folder: SourceFolder, named: Iterable[str] = (), *, is_decod
     }  # with its config, readers would look for the adapter
     listed = [info for info in _listed(folder, named) if _is_wanted(info.path, left)]
     found = [info for info in listed if folder.is_readable(info.path) or _is_known(info.path)]
-    notes = _note(
-        "no regular files, and not copied", {info.path for info in listed} - {i.path for i in found}
-    )
+    notes = _note("not copied (not regular files)", {info.path for info in listed} - {i.path for i in found})
     large = [info.path for info in found if info.nbytes > MAX_SIDECAR_NBYTES]
-    notes += _note(f"over {MAX_SIDECAR_NBYTES >> 20} MiB, and not copied", large)
+    notes += _note(f"not copied (over {MAX_SIDECAR_NBYTES >> 20} MiB)", large)
     chosen, beyond = _within_limits([info for info in found if info.nbytes <= MAX_SIDECAR_NBYTES])
-    notes += _note("too many small files, and not copied", [info.path for info in beyond])
+    notes += _note("not copied (too many small files)", [info.path for info in beyond])
     for info in chosen:
         folder.check(info.path)
     are_plain = in_threads(lambda info: _looks_plain(folder, info), chosen)
     plain = [info for info, is_plain in zip(chosen, are_plain, strict=True) if is_plain]
     hidden = [info.path for info, is_plain in zip(chosen, are_plain, strict=True) if not is_plain]
-    notes += _note("programs, pickles, archives or weights by their content, and not copied", hidden)
+    notes += _note("not copied (programs, pickles, archives or weights by their content)", hidden)
     return Sidecars(tuple(sorted(plain, key=lambda info: info.path)), tuple(notes))
 
 
@@ -204,7 +202,7 @@ def refuse_folders(folder: SourceFolder, named: Sequence[str] = ()) -> None:
         for path in folder.folders(place):
             if path.endswith(_KNOWN_KINDS) and _is_known(path):
                 message = (
-                    "it is a folder, and a file of that name is read; put the file here, or remove the folder"
+                    "it is a folder, but a file of that name is read; put the file here, or remove the folder"
                 )
                 raise InvalidCheckpoint(message, uri=folder.store.url(path))
 

@@ -129,7 +129,9 @@ def choice_notes(folder: SourceFolder, path: str, chosen: WeightFiles) -> list[s
         notes.append(f"the weights are {_described(chosen)} together")
     indexes = [path for path in beside if index_of(_name(path)) is not None]
     if indexes and chosen.index is None:
-        notes.append(f"the weights are {_described(chosen)}; not used: {listed(indexes)}, which names others")
+        notes.append(
+            f"the weights are {_described(chosen)}; not used: {listed(indexes)}, which names other files"
+        )
     if adapters:
         notes.append(
             f"the weights are {_described(chosen)}; an adapter beside them was left out: {listed(adapters)}. "
@@ -182,7 +184,7 @@ def _most_certain(sets: Sequence[_Set], folder: SourceFolder, path: str) -> Weig
     numbered = [found for found in sets if found.is_numbered]
     wholes = [p for found in sets if found.index is None and not found.is_numbered for p in found.paths]
     if len(indexes) > 1:
-        message = f"several indexes: {listed(indexes)}; give one of them"
+        message = f"several indexes: {listed(indexes)}; use one of them as the source"
         raise InvalidCheckpoint(message, uri=folder.store.url(path))
     if indexes:
         found, missing = _find_promised(folder, indexes[0])

@@ -144,7 +144,7 @@ def test_model_safetensors_wins_over_variants_of_it(place: Place) -> None:
 BAD_FOLDERS: dict[str, tuple[Files, str]] = {
     "unrelated files": (
         {"notes.txt": b"x", "model.gguf": b"GGUF"},
-        "found model.gguf, notes.txt. GGUF is not read: give the model that it was made of",
+        "found model.gguf, notes.txt. GGUF is not read: use the model that it was made from",
     ),
     "weights a level down": ({"unet/model.safetensors": tensors("a"), "a.txt": b""}, "unet/"),
     "an empty file": ({"model.safetensors": b""}, "empty"),
@@ -174,14 +174,14 @@ BAD_FOLDERS: dict[str, tuple[Files, str]] = {
     ),
     "index that leaves the folder": (
         {"model.safetensors.index.json": index(a="../../etc/passwd")},
-        "no plain name",
+        "not a plain path",
     ),
     "index with an absolute path": (
         {"model.safetensors.index.json": index(a="/etc/passwd")},
-        "no plain name",
+        "not a plain path",
     ),
-    "index with a URL": ({"model.safetensors.index.json": index(a="http://x/y")}, "no plain name"),
-    "index of numbers": ({"model.safetensors.index.json": b'{"weight_map": {"a": 3}}'}, "no plain name"),
+    "index with a URL": ({"model.safetensors.index.json": index(a="http://x/y")}, "not a plain path"),
+    "index of numbers": ({"model.safetensors.index.json": b'{"weight_map": {"a": 3}}'}, "not a plain path"),
     "index without a map": ({"model.safetensors.index.json": b"{}"}, "weight_map"),
     "index is a list": ({"model.safetensors.index.json": b"[]"}, "weight_map"),
     "index is no JSON": ({"model.safetensors.index.json": b"\xff"}, "JSON"),

@@ -163,12 +163,15 @@ DEFECTS: dict[str, tuple[bytes, str]] = {
         safetensors_bytes({"v": entry("U8", [2], 0, 2), "w": entry("I8", [2], 0, 2)}, b"12"),
         "overlap",
     ),
-    "half a byte a row": (safetensors_bytes({"w": entry("F4", [2, 3], 0, 3)}, b"123"), "no whole bytes"),
+    "half a byte a row": (
+        safetensors_bytes({"w": entry("F4", [2, 3], 0, 3)}, b"123"),
+        "not fill whole bytes",
+    ),
     "gap": (safetensors_bytes({"v": entry("U8", [1], 0, 1), "w": entry("U8", [2], 2, 4)}, b"1234"), "gap"),
     "gap at the start": (safetensors_bytes({"w": entry("U8", [3], 1, 4)}, b"1234"), "gap"),
     "bytes left over": (
         safetensors_bytes({"w": entry("U8", [3], 0, 3)}, b"1234"),
-        "1 byte .* belongs to none",
+        "1 byte .* belongs to no tensor",
     ),
     "truncated": (save({"w": torch.ones(100)})[:-1], "cut off"),
     "name twice": (

@@ -112,5 +112,5 @@ def test_of_many_layers_some_are_looked_at_and_little_is_read(
     "value", [None, [], {"a": 1}, {"a": [[2], "int8", "00"]}, {"a": [[2], "float32", "0"]}, {"a": [[2], "x"]}]
 )
 def test_what_is_no_sample_is_refused(value: object) -> None:
-    with pytest.raises(InvalidCheckpoint, match="do not say whose statistics these are"):
+    with pytest.raises(InvalidCheckpoint, match="do not say which model they are of"):
         SampledWeights.from_dict(value, "calibration.json")

@@ -110,10 +110,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "two known": ({"state_dict": MODEL, "model": OTHER}, "several dicts"),
     "the best": ({"model": MODEL, "best_model": OTHER}, "several dicts"),
     "two models": ({"student": MODEL, "teacher": OTHER, "dino_loss": {"center": torch.ones(2)}}, "several .*'student'"),
-    "a trainer's state": ({"optimizer": OPTIMIZER}, "a trainer's state alone"),
+    "a trainer's state": ({"optimizer": OPTIMIZER}, "only a trainer's state"),
     "weights beside a part": ({"model": MODEL, "head.weight": torch.ones(3, 3)}, "in 'model' and beside it"),
     "nested deeper": ({"model": {"language_model": {"embedding": MODEL}}}, "'language_model' is a dict of tensors"),
-    "a tensor alone": (torch.ones(3, 3), "it holds a tensor, no dict of tensors"),
+    "a tensor alone": (torch.ones(3, 3), "it holds a tensor, not a dict of tensors"),
     "placeholders": (
         {"module": {"weight": torch.ones(0)}, "param_shapes": [{"weight": torch.Size([4, 4])}]},
         "ZeRO stage 3",

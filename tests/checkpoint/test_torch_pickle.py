@@ -159,7 +159,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "model and ema": ({"model": TENSOR, "ema": TENSOR}, "several dicts"),
     "a dict beside tensors": ({"w": torch.ones(2), "inner": TENSOR}, "'inner'"),
     "a list of tensors": ({"w": torch.ones(2), "list": [torch.ones(2)]}, "'list'"),
-    "a tensor alone": (torch.ones(2), "no dict"),
+    "a tensor alone": (torch.ones(2), "not a dict"),
     "no tensors": ({"a": 1}, "no tensors"),
     "names that are numbers": ({1: torch.ones(2)}, "name"),
     "complex values": ({"w": torch.ones(2, dtype=torch.complex64)}, "complex64"),

@@ -197,9 +197,9 @@ def test_a_plan_remembers_every_part(odd: Checkpoint) -> None:
 @pytest.mark.parametrize(
     ("change", "quantization", "message"),
     [
-        ({"a.scales": None}, {}, r"'a.weight'.*a.scales is not there"),
-        ({"a.biases": None}, {}, r"'a.weight'.*a.biases is not there"),
-        ({"a.scales": torch.ones(12, 3)}, {}, r"16 words and 3 scales a row|'a.biases'"),
+        ({"a.scales": None}, {}, r"'a.weight'.*a.scales is missing"),
+        ({"a.biases": None}, {}, r"'a.weight'.*a.biases is missing"),
+        ({"a.scales": torch.ones(12, 3)}, {}, r"16 words and 3 scales per row|'a.biases'"),
         (
             {"a.biases": torch.ones(12, 1)},
             {},
@@ -207,13 +207,13 @@ def test_a_plan_remembers_every_part(odd: Checkpoint) -> None:
         ),
         ({"a.biases": torch.ones(11, 2)}, {}, r"'a.biases'.*\[11, 2\]"),
         ({"a.scales": torch.ones(12, 2, dtype=torch.int32)}, {}, r"'a.scales'.*of int32 do not fit"),
-        ({}, {"bits": 8}, r"16 words and 2 scales a row are not those of 8 bits in groups of 64"),
-        ({}, {"group_size": 32}, r"not those of 4 bits in groups of 32"),
+        ({}, {"bits": 8}, r"16 words and 2 scales per row do not fit 8 bits in groups of 64"),
+        ({}, {"group_size": 32}, r"do not fit 4 bits in groups of 32"),
         ({}, {"bits": 9}, r"9 bits are not supported"),
-        ({}, {"bits": "4"}, r"config.json.*bits '4' of a"),
-        ({}, {"a": False}, r"config.json.*False for a, which has codes"),
-        ({}, {"a": {"bits": 2}}, r"are not those of 2 bits"),
-        ({}, {"mode": "mxfp4"}, r"the config says 4 bits in groups of 64, which are not mxfp4"),
+        ({}, {"bits": "4"}, r"config.json.*`bits` of a is '4', not a positive integer"),
+        ({}, {"a": False}, r"config.json.*the entry for a is False, but the module has codes"),
+        ({}, {"a": {"bits": 2}}, r"do not fit 2 bits"),
+        ({}, {"mode": "mxfp4"}, r"the config says 4 bits in groups of 64, which is not mxfp4"),
     ],
 )
 def test_what_does_not_fit_is_one_error(
@@ -225,5 +225,7 @@ def test_what_does_not_fit_is_one_error(
 
 
 def test_codes_whose_bits_nothing_tells_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(InvalidCheckpoint, match=r"does not tell how many bits.*add `bits` and `group_size`"):
+    with pytest.raises(
+        InvalidCheckpoint, match=r"does not determine how many bits.*add `bits` and `group_size`"
+    ):
         save(tmp_path, affine(4, 64)[0], None)

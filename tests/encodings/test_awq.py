@@ -72,7 +72,7 @@ def test_the_config_may_be_a_file_of_its_own(tmp_path: Path) -> None:
     made = Words.random((64, 96), 4, 32)
     save(tmp_path, made.awq(), None)
     (tmp_path / "quant_config.json").write_text('{"w_bit": 4, "q_group_size": 48, "version": "GEMM"}')
-    with pytest.raises(InvalidCheckpoint, match=r"3, 64\] are not those of 96 inputs in groups of 48"):
+    with pytest.raises(InvalidCheckpoint, match=r"3, 64\] do not fit 96 inputs in groups of 48"):
         open_checkpoint(str(tmp_path))
     (tmp_path / "quant_config.json").write_text('{"w_bit": 4, "q_group_size": 32, "version": "GEMM"}')
     assert_equal(values_of(open_checkpoint(str(tmp_path)))["a.weight"], made.weight())
@@ -110,7 +110,7 @@ def test_the_layout_of_gemv_has_rows_of_codes_and_more_scales_than_groups(
 
 def test_a_gemv_model_with_too_few_scales_is_an_error(tmp_path: Path) -> None:
     made = Words.random((24, 128), 4, 32)
-    with pytest.raises(InvalidCheckpoint, match=r"\[24, 32\] are not those of 128 inputs in groups of 2"):
+    with pytest.raises(InvalidCheckpoint, match=r"\[24, 32\] do not fit 128 inputs in groups of 2"):
         save(tmp_path, made.gemv(), {**CONFIG, "group_size": 2, "version": "gemv"})
 
 
@@ -135,12 +135,12 @@ _I32 = torch.int32
 @pytest.mark.parametrize(
     ("change", "quantization", "message"),
     [
-        ({"a.qzeros": None}, {}, r"layer 'a.qweight'.*a.qzeros is not there"),
-        ({"a.scales": None}, {}, r"layer 'a.qweight'.*a.scales is not there"),
+        ({"a.qzeros": None}, {}, r"layer 'a.qweight'.*a.qzeros is missing"),
+        ({"a.scales": None}, {}, r"layer 'a.qweight'.*a.scales is missing"),
         ({"a.qzeros": torch.zeros(3, 7, dtype=_I32)}, {}, r"'a.qzeros'.*\[3, 7\].*needs \[3, 8\]"),
         ({"a.qzeros": torch.zeros(2, 8, dtype=_I32)}, {}, r"'a.qzeros'.*\[2, 8\].*needs \[3, 8\]"),
         ({"a.scales": torch.ones(3, 63)}, {}, r"'a.scales'.*\[3, 63\].*needs \[3, 64\]"),
-        ({"a.scales": torch.ones(4, 64)}, {}, r"\[4, 64\] are not those of 96 inputs in groups of 32"),
+        ({"a.scales": torch.ones(4, 64)}, {}, r"\[4, 64\] do not fit 96 inputs in groups of 32"),
         ({}, {"quant_method": "gptq"}, r"the config says 4 bits, which codes \[96, 8\]"),
     ],
 )

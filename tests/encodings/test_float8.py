@@ -218,9 +218,9 @@ def test_tied_codes_stay_tied_with_their_scales_and_only_then(tmp_path: Path) ->
     [
         (
             {"w": float8(300, 300), "w_scale_inv": scales(2, 3)},
-            r"layer 'w_scale_inv'.*\[2, 3\] fit no .*128x128",
+            r"layer 'w_scale_inv'.*\[2, 3\] do not fit .*128x128",
         ),
-        ({"w": float8(300, 300), "w_scale_inv": scales(3, 3, 1)}, "fit no tensor"),
+        ({"w": float8(300, 300), "w_scale_inv": scales(3, 3, 1)}, "do not fit a tensor"),
         (
             {"w": float8(4, 4), "w_scale": torch.ones(4, dtype=torch.int32)},
             "scales of int32 are not supported",
@@ -246,8 +246,8 @@ def test_codes_that_are_not_contiguous_are_refused(tmp_path: Path) -> None:
     [
         (b"{", "not readable JSON"),
         (b"[]", "not an object"),
-        (b'{"quantization_config": {"weight_block_size": [128]}}', "no pair of sizes"),
-        (b'{"quantization_config": {"weight_block_size": [0, 128]}}', "no pair of sizes"),
+        (b'{"quantization_config": {"weight_block_size": [128]}}', "not a pair of positive integers"),
+        (b'{"quantization_config": {"weight_block_size": [0, 128]}}', "not a pair of positive integers"),
     ],
 )
 def test_a_config_that_says_nothing_usable_is_one_error(tmp_path: Path, config: bytes, message: str) -> None:

@@ -165,7 +165,7 @@ def test_pairs_with_their_own_powers_as_deepseek_v4_has_experts(tmp_path: Path, 
 def test_scales_that_do_not_fit_are_one_error(
     tmp_path: Path, codes: torch.Tensor, powers: torch.Tensor
 ) -> None:
-    with pytest.raises(InvalidCheckpoint, match=rf"layer '{NAME}_scales'.*no powers of two for each 32"):
+    with pytest.raises(InvalidCheckpoint, match=rf"layer '{NAME}_scales'.*do not fit as scales for each 32"):
         save_model(tmp_path, stored(codes, powers), CONFIG)
 
 

@@ -163,12 +163,15 @@ def test_codes_are_those_of_the_decoded_checkpoint_block_by_block_and_a_plan_rem
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"a.weight_scale": small(4, 3)}, r"layer 'a.weight_scale'.*\[4, 3\] are no scales for each 16"),
+        (
+            {"a.weight_scale": small(4, 3)},
+            r"layer 'a.weight_scale'.*\[4, 3\] do not fit as scales for each 16",
+        ),
         (
             {"a.weight_scale_2": torch.ones(4, 2)},
-            r"layer 'a.weight_scale_2'.*no scale that those of a.weight share",
+            r"layer 'a.weight_scale_2'.*does not fit as the scale that those of a.weight share",
         ),
-        ({"a.weight_scale_2": torch.ones(1, dtype=torch.int32)}, "int32 is no scale"),
+        ({"a.weight_scale_2": torch.ones(1, dtype=torch.int32)}, "int32 does not fit as the scale"),
         (
             {"a.weight_scale": (-small(4, 2).float()).to(torch.float8_e4m3fn)},
             "some of its scales are negative",
@@ -184,7 +187,7 @@ def test_scales_that_do_not_fit_are_one_error(tmp_path: Path, change: Tensors, m
 
 def test_codes_whose_global_scale_is_not_there_are_refused(tmp_path: Path) -> None:
     tensors = {"a.weight_packed": codes(4, 16), "a.weight_scale": small(4, 2)}
-    with pytest.raises(InvalidCheckpoint, match=r"a\.weight_global_scale is not there"):
+    with pytest.raises(InvalidCheckpoint, match=r"a\.weight_global_scale is missing"):
         save_model(tmp_path, tensors, COMPRESSED)
 
 

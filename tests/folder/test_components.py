@@ -189,11 +189,11 @@ DENSE = modules(("", "Transformer"), ("1_Dense", "Dense"))
 BAD: dict[str, tuple[dict[str, bytes], str]] = {
     "a module without its weights": (
         {"modules.json": DENSE},
-        "1_Dense: modules.json names this folder, and it has no weights",
+        "1_Dense: modules.json names this folder, but it has no weights",
     ),
-    "a path that leaves": ({"modules.json": modules(("../other", "Dense"))}, "no plain name"),
-    "an absolute path": ({"modules.json": modules(("/etc", "Dense"))}, "no plain name"),
-    "a hidden path": ({"modules.json": modules((".ssh", "Dense"))}, "no plain name"),
+    "a path that leaves": ({"modules.json": modules(("../other", "Dense"))}, "not a plain path"),
+    "an absolute path": ({"modules.json": modules(("/etc", "Dense"))}, "not a plain path"),
+    "a hidden path": ({"modules.json": modules((".ssh", "Dense"))}, "not a plain path"),
     "no JSON": ({"modules.json": b"[{"}, "not readable JSON"),
     "half a module": (
         {"modules.json": json_of([{"path": "", "type": "T"}, {"path": "x"}])},
@@ -217,7 +217,7 @@ BAD: dict[str, tuple[dict[str, bytes], str]] = {
     ),
     "a missing component": (
         {"model_index.json": json_of({"_class_name": "P", "unet": ["diffusers", "UNet2DConditionModel"]})},
-        "unet: model_index.json names this folder, and it has no weights",
+        "unet: model_index.json names this folder, but it has no weights",
     ),
     "a component that is an adapter": (
         {

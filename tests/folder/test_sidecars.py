@@ -124,7 +124,7 @@ def zipped() -> bytes:
 def test_the_content_counts_where_the_name_is_wrong(put: Put, name: str, data: bytes) -> None:
     uri = put({**WEIGHTS, name: data})
     assert open_checkpoint(uri).sidecars == ()
-    assert f"by their content, and not copied: {name}" in notes_of(uri)
+    assert f"by their content): {name}" in notes_of(uri)
 
 
 def test_a_compressed_vocabulary_is_copied(put: Put) -> None:
@@ -150,7 +150,7 @@ def test_the_names_of_a_target_are_not_overwritten(tmp_path: Path) -> None:
     source = put_local(tmp_path / "model", {**WEIGHTS, **files})
     report = quantize(source, str(tmp_path / "out"), QuantizationConfig(), RunConfig(engine="inline")).report
     assert (
-        "named as what a target itself has, and not copied: Manifest.json, Report, manifest.json"
+        "not copied (a target has files of these names itself): Manifest.json, Report, manifest.json"
         in report.notes
     )
     assert (tmp_path / "out/manifest.json").read_bytes() != b"{}"
@@ -164,7 +164,7 @@ def test_of_too_many_files_the_known_ones_are_copied_and_the_others_named(
     many = {f"a{i:03d}.txt": b"x" for i in range(20)}
     uri = put({**WEIGHTS, **many, "tokenizer.json": b"{}", "config.json": b"{}"})
     assert open_checkpoint(uri).sidecars == ("a000.txt", "config.json", "tokenizer.json")
-    assert "too many small files, and not copied: a001.txt, " in notes_of(uri)
+    assert "not copied (too many small files): a001.txt, " in notes_of(uri)
     assert "and 14 more" in notes_of(uri)
 
 
@@ -172,14 +172,14 @@ def test_of_too_many_bytes_as_well(put: Put, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(sidecars, "MAX_TOTAL_NBYTES", 10)
     uri = put({**WEIGHTS, "a.txt": b"12345678", "config.json": b"{}", "b.txt": b"1"})
     assert open_checkpoint(uri).sidecars == ("a.txt", "config.json")
-    assert "too many small files, and not copied: b.txt" in notes_of(uri)
+    assert "not copied (too many small files): b.txt" in notes_of(uri)
 
 
 def test_a_large_file_is_named(tmp_path: Path) -> None:
     put_local(tmp_path, WEIGHTS)
     with (tmp_path / "tokenizer.json").open("wb") as file:
         file.truncate((32 << 20) + 1)
-    assert "over 32 MiB, and not copied: tokenizer.json" in open_checkpoint(str(tmp_path)).notes
+    assert "not copied (over 32 MiB): tokenizer.json" in open_checkpoint(str(tmp_path)).notes
 
 
 def test_only_named_folders_are_walked_and_only_so_deep(tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ def test_folders_of_adapters_alone_are_refused(put: Put) -> None:
 
 
 def test_folders_that_nothing_names_are_listed_where_nothing_is_at_the_top(put: Put) -> None:
-    with pytest.raises(InvalidCheckpoint, match="give one of these folders: step-1/, step-2/"):
+    with pytest.raises(InvalidCheckpoint, match="use one of these folders: step-1/, step-2/"):
         open_checkpoint(put({"step-1/model.safetensors": COPY, "step-2/pytorch_model.bin": b"x"}))
 
 
@@ -261,7 +261,7 @@ def test_an_index_that_was_copied_along_without_its_files_gives_way_to_the_model
     assert set(values_of(uri).values()) == {MODEL}
     assert len(values_of(uri)) == len([name for name in files if not name.endswith(".json")])
     if not any(name.endswith(".json") for name in files):
-        assert "not used: model.safetensors.index.json, which names others" in notes_of(uri)
+        assert "not used: model.safetensors.index.json, which names other files" in notes_of(uri)
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ def test_the_copy_that_an_index_names_counts(put: Put) -> None:
         }
     )
     assert values_of(uri) == {"a": MODEL, "b": MODEL, "c": OTHER, "more": OTHER}
-    assert "in several files, and taken from the one that model.safetensors.index.json says: a" in notes_of(
+    assert "in several files, and read from the one that model.safetensors.index.json names: a" in notes_of(
         uri
     )
     assert values_of(f"{uri}/model.safetensors.index.json") == values_of(uri)
@@ -354,7 +354,7 @@ def test_a_tensor_in_another_file_than_the_index_says_is_refused(put: Put) -> No
         "model.safetensors.index.json": index_of(a="y.safetensors", b="x.safetensors"),
     }
     with pytest.raises(
-        InvalidCheckpoint, match="2 tensors are not in the files that it says, but in others: a, b"
+        InvalidCheckpoint, match="2 tensors are not in the files that it names, but in others: a, b"
     ):
         open_checkpoint(put(files))
 

@@ -34,7 +34,10 @@ def add_gemv(tensors: Tensors, module: WordParts, settings: ModuleSettings, conf
     outputs, words = module.codes.shape
     inputs = words * _FIELDS
     if settings.group_size is None:
-        refuse("its shape does not tell its groups; add `group_size` to quantization_config", module.codes)
+        refuse(
+            "its group size can't be derived from its shape; add `group_size` to quantization_config",
+            module.codes,
+        )
     group = inputs if settings.group_size == WHOLE_ROW else settings.group_size
     zero_words = module.zeros.shape[1]
     if zero_words * _FIELDS < -(-inputs // group):

@@ -57,7 +57,7 @@ def _read_shapes(packed: Sequence[Layer], tensors: Tensors, read_values: ReadVal
         shape = _companion(codes, codes.name.removesuffix(_PACKED) + _SHAPE, tensors)
         if shape.dtype not in ("int64", "int32") or len(shape.shape) != 1 or shape.shape[0] > _MAX_DIMS:
             refuse(
-                f"{list(shape.shape)} of {shape.dtype} is no shape of a weight; download the file again",
+                f"{list(shape.shape)} of {shape.dtype} can't hold the shape of a weight; download the file again",
                 shape,
             )
         tensors.place(shape)
@@ -119,7 +119,7 @@ def _check_codes(codes: Layer, shape: tuple[int, ...], bits: int) -> None:
         )
     words = (*shape[:-1], words_of(shape[-1], bits)) if shape and min(shape) > 0 else ()
     if codes.shape != words:
-        message = f"codes of shape {list(codes.shape)} are no {bits}-bit weights of shape {list(shape)}"
+        message = f"codes of shape {list(codes.shape)} do not fit {bits}-bit weights of shape {list(shape)}"
         refuse(f"{message}; download the file again", codes)
 
 
@@ -149,7 +149,9 @@ def _are_packed(zero_points: Layer, grid: tuple[int, int], scales: Layer, bits: 
 
 def _groups(tensors: Tensors, groups: Layer, shape: tuple[int, ...]) -> Place:
     if groups.dtype != "int32" or groups.shape != shape[-1:] or len(shape) != 2:
-        message = f"{list(groups.shape)} of {groups.dtype} are not the groups of the columns of {list(shape)}"
+        message = (
+            f"{list(groups.shape)} of {groups.dtype} do not fit as the groups of the columns of {list(shape)}"
+        )
         refuse(message, groups)
     return tensors.place(groups)
 
@@ -158,7 +160,7 @@ def _companion(codes: Layer, name: str, tensors: Tensors) -> Layer:
     found: Mapping[str, Layer] = tensors.by_name
     if name not in found:
         refuse(
-            f"these are codes of compressed-tensors, and {name} is not there; download the checkpoint again",
+            f"these are codes of compressed-tensors, but {name} is missing; download the checkpoint again",
             codes,
         )
     return found[name]

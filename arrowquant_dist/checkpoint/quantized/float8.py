@@ -65,6 +65,6 @@ def _block_size(config: ModelConfig) -> Block:
     if not (
         isinstance(given, list) and len(given) == 2 and all(type(size) is int and size > 0 for size in given)
     ):
-        message = f"weight_block_size {given!r} is no pair of sizes; correct it"
+        message = f"weight_block_size {given!r} is not a pair of positive integers; correct it"
         raise InvalidCheckpoint(message, uri=config.uri)
     return given[0], given[1]

@@ -26,7 +26,7 @@ def add_gptq(
     _check_g_idx(module)
     rows, outputs = module.codes.shape
     if module.groups is None and config.quantization.get("desc_act") is True:
-        refuse(f"its config says desc_act, and {module.name}{GROUPS} is not there; {AGAIN}", module.codes)
+        refuse(f"its config says desc_act, but {module.name}{GROUPS} is missing; {AGAIN}", module.codes)
     bits = _bits(module, settings, layout)
     inputs = rows * 32 // bits if module.groups is None else module.groups.shape[0]
     group = group_of(module, settings, inputs)
@@ -48,7 +48,7 @@ def _bits(module: WordParts, settings: ModuleSettings, layout: WordLayout) -> in
         shapes = f"{shapes} of {counted(module.groups.shape[0], 'input')}"
     if settings.bits is not None and settings.bits not in fitting:
         may_be = (
-            f"they are of {counted(fitting[0], 'bit')}"
+            f"they have {counted(fitting[0], 'bit')}"
             if len(fitting) == 1
             else "correct it or download them again"
         )
@@ -58,7 +58,8 @@ def _bits(module: WordParts, settings: ModuleSettings, layout: WordLayout) -> in
         )
     if settings.bits is None and len(fitting) != 1:
         refuse(
-            f"{shapes} do not tell how many bits they have; add `bits` to quantization_config", module.codes
+            f"{shapes} do not determine how many bits they have; add `bits` to quantization_config",
+            module.codes,
         )
     return settings.bits or fitting[0]
 
@@ -75,4 +76,6 @@ def _fits(module: WordParts, bits: int) -> bool:
 def _check_g_idx(module: WordParts) -> None:
     groups = module.groups
     if groups is not None and (groups.dtype != "int32" or len(groups.shape) != 1 or not groups.nbytes):
-        refuse(f"{list(groups.shape)} of {groups.dtype} are no groups of inputs in int32; {AGAIN}", groups)
+        refuse(
+            f"{list(groups.shape)} of {groups.dtype} are not the int32 groups of the inputs; {AGAIN}", groups
+        )

@@ -25,21 +25,19 @@ def add_llm_int8(tensors: Tensors, config: ModelConfig, read_values: ReadValues)
         base = part.name.removesuffix(_MAXIMA)
         if base != part.name:
             if base + _CODES not in tensors.by_name:
-                refuse(f"it belongs to int8 codes, and {base}{_CODES} is not there; {_AGAIN}", part)
+                refuse(f"it belongs to int8 codes, but {base}{_CODES} is missing; {_AGAIN}", part)
             found.append((tensors.by_name[base + _CODES], part))
         elif config.method == _METHOD and part.dtype == "int8" and part.name.endswith(_CODES):
             needed = part.name.removesuffix(_CODES) + _MAXIMA
             if needed not in tensors.by_name:
-                refuse(f"these are int8 codes of bitsandbytes, and {needed} is not there; {_AGAIN}", part)
+                refuse(f"these are int8 codes of bitsandbytes, but {needed} is missing; {_AGAIN}", part)
     _check_formats(tensors, [codes for codes, _ in found], read_values)
     dtype = config.dtype_or(_dtype_beside(tensors))
     for codes, maxima in found:
         if codes.dtype != "int8" or len(codes.shape) != 2 or not codes.nbytes:
-            refuse(f"{list(codes.shape)} of {codes.dtype} are no int8 codes of a matrix; {_AGAIN}", codes)
+            refuse(f"{list(codes.shape)} of {codes.dtype} are not int8 codes of a matrix; {_AGAIN}", codes)
         if maxima.dtype not in FLOATS or maxima.shape not in ((codes.shape[0],), (codes.shape[0], 1)):
-            message = (
-                f"{list(maxima.shape)} of {maxima.dtype} are not the maxima of rows of {list(codes.shape)}"
-            )
+            message = f"{list(maxima.shape)} of {maxima.dtype} are not the maxima of the rows of {list(codes.shape)}"
             refuse(f"{message}; {_AGAIN}", maxima)
         tensors.place(codes)
         form = codes.name.removesuffix(_CODES) + _FORMAT
@@ -62,7 +60,7 @@ def _check_formats(tensors: Tensors, codes: list[Layer], read_values: ReadValues
     forms = [tensors.by_name[name] for name in names if name in tensors.by_name]
     for form in forms:
         if form.dtype != "uint8" or form.num_params != 1:
-            refuse(f"{list(form.shape)} of {form.dtype} is no number of a format; {_AGAIN}", form)
+            refuse(f"{list(form.shape)} of {form.dtype} is not the number of a format; {_AGAIN}", form)
         tensors.place(form)
     for form, values in zip(forms, read_values(forms) if forms else [], strict=True):
         number = int(values[0])

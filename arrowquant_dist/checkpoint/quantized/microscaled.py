@@ -76,7 +76,9 @@ def _check(codes: Layer, scales: Layer, shape: tuple[int, ...]) -> None:
         or scales.shape != shape
         or shape[-1] * GROUP_CODES_NBYTES != _row_nbytes(codes)
     ):
-        message = f"{list(scales.shape)} of {scales.dtype} are no powers of two for each 32 of {codes.name}"
+        message = (
+            f"{list(scales.shape)} of {scales.dtype} do not fit as scales for each 32 values of {codes.name}"
+        )
         refuse(f"{message} {list(codes.shape)}; download the file again", scales)
 
 

@@ -55,7 +55,7 @@ def add_mlx(tensors: Tensors, config: ModelConfig) -> None:
             tensors.keep(names, f"codes of {unknown}, which can't be decoded")
             continue
         if not codes.shape or not codes.nbytes:
-            refuse(f"{list(codes.shape)} of uint32 are no codes of a matrix; {_AGAIN}", codes)
+            refuse(f"{list(codes.shape)} of uint32 are not codes of a matrix; {_AGAIN}", codes)
         tensors.place(codes)
         if mode.name == _AFFINE:
             _add_affine(tensors, codes, scales, biases, mode, config)
@@ -71,12 +71,12 @@ def _mode(module: str, config: ModelConfig) -> _Mode:
     if own is True:
         own = given
     if not isinstance(own, dict):
-        _refuse(f"it has {own!r} for {module}, which has codes and scales", config)
+        _refuse(f"the entry for {module} is {own!r}, but the module has codes and scales", config)
     found: list[int | None] = []
     for key in ("bits", "group_size"):
         number = own.get(key)
         if number is not None and (type(number) is not int or number < 1):
-            _refuse(f"its {key} {number!r} of {module} is no number of them", config)
+            _refuse(f"`{key}` of {module} is {number!r}, not a positive integer", config)
         found.append(number)
     return _Mode(str(own.get("mode", _AFFINE)), *found)
 
@@ -93,7 +93,7 @@ def _add_affine(
 ) -> None:
     base = codes.name.removesuffix(_CODES)
     if biases is None:
-        refuse(f"these are codes of MLX, and {base}{_BIASES} is not there; {_AGAIN}", codes)
+        refuse(f"these are codes of MLX, but {base}{_BIASES} is missing; {_AGAIN}", codes)
     for part in (scales, biases):
         if part.dtype not in FLOATS or part.shape[:-1] != codes.shape[:-1] or part.shape != scales.shape:
             refuse(f"{list(part.shape)} of {part.dtype} do not fit codes {list(codes.shape)}; {_AGAIN}", part)
@@ -107,9 +107,7 @@ def _add_affine(
 def _numbers(codes: Layer, mode: _Mode) -> tuple[int, int]:
     """Bits and group size. Shapes tell neither, so if only one is given, the other is MLX's default."""
     if mode.bits is None and mode.group_size is None:
-        message = (
-            "its shape does not tell how many bits codes have; add `bits` and `group_size` to config.json's"
-        )
+        message = "its shape does not determine how many bits codes have; add `bits` and `group_size` to config.json's"
         refuse(f"{message} quantization", codes)
     bits = mode.bits or _DEFAULT_BITS
     if bits not in AFFINE_BITS:
@@ -121,7 +119,7 @@ def _add_floats(tensors: Tensors, codes: Layer, scales: Layer, mode: _Mode) -> N
     bits, group, dtype = _FLOAT_MODES[mode.name]
     if mode.bits not in (None, bits) or mode.group_size not in (None, group):
         refuse(
-            f"the config says {mode.bits} bits in groups of {mode.group_size}, which are not {mode.name}",
+            f"the config says {mode.bits} bits in groups of {mode.group_size}, which is not {mode.name}",
             codes,
         )
     if scales.dtype not in ("uint8", dtype) or scales.shape[:-1] != codes.shape[:-1]:
@@ -143,7 +141,7 @@ def _shape(codes: Layer, scales: Layer, bits: int, group_size: int) -> tuple[int
     columns = scales.shape[-1] * group_size
     if columns * bits != codes.shape[-1] * 32:
         refuse(
-            f"{counted(codes.shape[-1], 'word')} and {counted(scales.shape[-1], 'scale')} a row are not those of "
+            f"{counted(codes.shape[-1], 'word')} and {counted(scales.shape[-1], 'scale')} per row do not fit "
             f"{counted(bits, 'bit')} in groups of {group_size}, as the config says; {_AGAIN}",
             codes,
         )
@@ -157,7 +155,7 @@ def _check_alone(tensors: Tensors, config: ModelConfig) -> None:
     for codes in tensors.by_name.values():
         if codes.dtype == "uint32" and codes.name.endswith(_CODES) and tensors.is_free(codes.name):
             scales = codes.name.removesuffix(_CODES) + _SCALES
-            refuse(f"these are codes of MLX, and {scales} is not there; {_AGAIN}", codes)
+            refuse(f"these are codes of MLX, but {scales} is missing; {_AGAIN}", codes)
 
 
 def _refuse(message: str, config: ModelConfig) -> NoReturn:

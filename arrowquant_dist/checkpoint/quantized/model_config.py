@@ -75,13 +75,15 @@ def _read(folder: Store, name: str) -> dict[str, Any] | None:
     try:
         if folder.size(name) > _MAX_NBYTES:
             raise InvalidCheckpoint(
-                f"larger than {rounded_size(_MAX_NBYTES)}; this is no model's config", uri=uri
+                f"larger than {rounded_size(_MAX_NBYTES)}; this is not a model's config", uri=uri
             )
         config = parse_json(folder.read(name))
     except NotFound:
         return None
     except ValueError as error:
-        message = f"not readable JSON ({error}), and it says how the weights are quantized; download it again"
+        message = (
+            f"not readable JSON ({error}), but it has to say how the weights are quantized; download it again"
+        )
         raise InvalidCheckpoint(message, uri=uri) from error
     if not isinstance(config, dict):
         raise InvalidCheckpoint("not an object of settings; download it again", uri=uri)

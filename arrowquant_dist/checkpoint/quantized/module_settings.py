@@ -40,7 +40,7 @@ def settings_of(config: ModelConfig, module: str) -> ModuleSettings:
     if bits is not None and bits >= _FULL_BITS:
         return ModuleSettings(None, None, is_quantized=False)
     if group_size is not None and group_size < 1 and group_size != WHOLE_ROW:
-        _refuse(f"its group_size {group_size} is none", config)
+        _refuse(f"its group_size {group_size} is neither positive nor -1", config)
     return ModuleSettings(bits, group_size)
 
 
@@ -70,7 +70,7 @@ def _rules(key: str, rules: Any, config: ModelConfig) -> Mapping[str, Any]:
     if rules is None:
         return {}
     if not isinstance(rules, dict):
-        _refuse(f"{key} is no object of modules and their settings", config)
+        _refuse(f"{key} is not an object of modules and their settings", config)
     return rules
 
 
@@ -80,7 +80,7 @@ def _own(key: str, own: Any, config: ModelConfig) -> Mapping[str, Any]:
     if own is None:
         return {}
     if not isinstance(own, dict):
-        _refuse(f"{key} has {own!r} for a module's settings", config)
+        _refuse(f"{key} has {own!r} instead of a module's settings", config)
     return own
 
 
@@ -88,7 +88,7 @@ def _matches(match: Callable[[str, str], bool], pattern: str, module: str, confi
     try:
         return match(pattern, module)
     except ValueError as error:
-        _refuse(f"{pattern[:100]!r} is no valid regex, or none that is read here: it {error}", config)
+        _refuse(f"{pattern[:100]!r} is not a valid or supported regex: it {error}", config)
 
 
 def _number(
@@ -98,7 +98,7 @@ def _number(
     if not found:
         return None
     if type(found[0]) is not int:
-        _refuse(f"its {keys[0]} {found[0]!r} is no whole number", config)
+        _refuse(f"its {keys[0]} {found[0]!r} is not an integer", config)
     return found[0]
 
 

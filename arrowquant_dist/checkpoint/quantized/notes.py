@@ -13,7 +13,7 @@ from arrowquant_dist.errors import counted, listed
 CODES = "codes of"  # beginning of the reason for which codes, and what belongs to them, are kept
 DECODED = "decoded from"  # beginning of a note that says what values were decoded from
 ACTIVATIONS = "activations become"  # beginning of a note that matters only if codes are kept
-_INSTEAD = "To quantize the weights, give the model that they were made from"
+_INSTEAD = "To quantize the weights, use the model that they were made from"
 
 
 def found_notes(tensors: Tensors, schemes: Schemes) -> tuple[str, ...]:
@@ -29,10 +29,10 @@ def _activations(tensors: Tensors, schemes: Schemes) -> list[str]:
         found.setdefault(schemes.activations(module), []).append(module)
     is_given_back = [*found] == ["int8"]  # an export has one setting for all modules
     found.pop("", [])
-    beside = "; `export --activations int8` gives them back" if is_given_back else ""
+    beside = "; `export --activations int8` adds the activations" if is_given_back else ""
     return [
-        f"{ACTIVATIONS} {dtype} too while the source runs, which a dataset does not say: {listed(modules)}. Exports "
-        f"have weights alone{beside}"
+        f"{ACTIVATIONS} {dtype} too while the source runs, which a dataset does not record: {listed(modules)}. "
+        f"Exports quantize the weights alone{beside}"
         for dtype, modules in found.items()
     ]
 

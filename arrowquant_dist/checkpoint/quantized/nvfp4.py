@@ -53,7 +53,7 @@ def _scales(tensors: Tensors, base: str) -> Layer | None:
 def _divisor(tensors: Tensors, codes: Layer, base: str) -> Layer:
     name = f"{base}_global_scale"
     if name not in tensors.by_name:
-        refuse(f"these are codes of NVFP4, and {name} is not there; download the checkpoint again", codes)
+        refuse(f"these are codes of NVFP4, but {name} is missing; download the checkpoint again", codes)
     return tensors.by_name[name]
 
 
@@ -73,7 +73,9 @@ def _add(tensors: Tensors, codes: Layer, base: str, scales: Layer, shared: Layer
             encoding = Nvfp4RowPairs(group, place, factor, divisor)
             tensors.add(codes, base, (*lead, rows * 2, columns), encoding, parts)
             return
-    message = f"{list(scales.shape)} are no scales for each 16 of {codes.name} {list(codes.shape)}"
+    message = (
+        f"{list(scales.shape)} do not fit as scales for each 16 values of {codes.name} {list(codes.shape)}"
+    )
     refuse(f"{message}; download the file again", scales)
 
 
@@ -85,6 +87,6 @@ def _shared(tensors: Tensors, codes: Layer, shared: Layer) -> Place:
     if HALVES in codes.name and codes.shape[-2] % 2 == 0:
         fitting += [(*lead, 2), (*lead, 2, 1)]
     if shared.dtype not in _GLOBAL_DTYPES or not (math.prod(shared.shape) == 1 or shared.shape in fitting):
-        message = f"{list(shared.shape)} of {shared.dtype} is no scale that those of {codes.name} share"
+        message = f"{list(shared.shape)} of {shared.dtype} does not fit as the scale that those of {codes.name} share"
         refuse(f"{message} ({list(codes.shape)}); download the file again", shared)
     return tensors.place(shared)

@@ -162,7 +162,7 @@ class _Parser:
             named = _GROUP_NAME.match(self.rest)
             if not self._take(":"):
                 if named is None:
-                    self.refuse(f"has a group of a kind that is not known, (?{self.rest[:2]}")
+                    self.refuse(f"has a group of an unknown kind, (?{self.rest[:2]}")
                 self.rest = self.rest[named.end() :]
         return self._inner(depth, looking=looking)
 
@@ -213,7 +213,7 @@ class _Parser:
                 self.rest = self.rest[1:]
                 high = self._class_item()
                 if not isinstance(high, str) or high < low:
-                    self.refuse("has a range of characters that is none")
+                    self.refuse("has an invalid range of characters")
                 tests.append(_between(low, high))
             else:
                 tests.append(low.__eq__ if isinstance(low, str) else low)
@@ -229,7 +229,7 @@ class _Parser:
         if self.rest[:1].isalpha():
             return "\b" if self._take("b") else self._escape()
         if not self.rest or self.rest[0].isdigit():
-            self.refuse("has a number behind a backslash, which is not known")
+            self.refuse("has a number after a backslash, which is not known")
         char, self.rest = self.rest[0], self.rest[1:]
         return char
 

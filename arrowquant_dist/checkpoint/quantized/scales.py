@@ -46,8 +46,9 @@ def find_block(shape: tuple[int, ...], scales: Layer, blocks: Sequence[Block]) -
             return block
     tried = ", ".join("x".join(map(str, block)) for block in blocks)
     message = (
-        f"scales of shape {list(scales.shape)} fit no tensor of shape {list(shape)}: neither one a tensor nor one a row"
-        + (f" nor one a block of {tried}" if tried else "")
-        + "; config.json's quantization_config tells the block, or download the file again"
+        f"scales of shape {list(scales.shape)} do not fit a tensor of shape {list(shape)}: neither one per tensor nor "
+        "one per row"
+        + (f" nor one per block of {tried}" if tried else "")
+        + "; set the block in config.json's quantization_config, or download the file again"
     )
     raise InvalidCheckpoint(message, layer=scales.name, uri=scales.uri)

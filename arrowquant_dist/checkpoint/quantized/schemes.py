@@ -25,11 +25,11 @@ _FORMATS = (
     _DENSE,
 )
 _ONLINE = ("input", "output", "k_cache", "q_attn")  # locations of transforms that are applied at run time
-_NOT_DONE = "which weights alone would not do"
+_NOT_DONE = "which weights alone can't do"
 _REGEX = "re:"
 _MAX_TARGET = 1024
 _INSTEAD = (
-    "decompress the model first (transformers loads it with run_compressed=False, then save_pretrained), or give "
+    "decompress the model first (transformers loads it with run_compressed=False, then save_pretrained), or use "
     "the model that it was made from"
 )
 
@@ -121,7 +121,7 @@ def _refuse_transforms(config: ModelConfig) -> None:
 def _scheme(name: str, group: Any, config: ModelConfig) -> Scheme | None:
     """The scheme of a group; None for a group that does not quantize weights."""
     if not isinstance(group, dict):
-        _refuse(f"config_groups' {name} is no object with targets and weights; write it out", config)
+        _refuse(f"config_groups' {name} is not an object with targets and weights; write it out", config)
     own = group.get("format")
     if own is not None and own not in _FORMATS:
         _refuse_format(own, config)
@@ -129,10 +129,12 @@ def _scheme(name: str, group: Any, config: ModelConfig) -> Scheme | None:
     if weights is None:
         return None
     if not isinstance(weights, dict) or not isinstance(targets, list):
-        _refuse(f"config_groups' {name} is no object with targets and weights; download it again", config)
+        _refuse(f"config_groups' {name} is not an object with targets and weights; download it again", config)
     bits, symmetric = weights.get("num_bits", 8), weights.get("symmetric", True)
     if type(bits) is not int or not isinstance(symmetric, bool):
-        _refuse(f"config_groups' {name} has num_bits {bits!r}, symmetric {symmetric!r}; correct it", config)
+        _refuse(
+            f"config_groups' {name} has num_bits {bits!r} and symmetric {symmetric!r}; correct it", config
+        )
     named = tuple(_target(t, config) for t in targets)
     return Scheme(named, bits, symmetric, _blocks(name, weights, config), _activations(group))
 
@@ -154,18 +156,20 @@ def _blocks(name: str, weights: Mapping[str, Any], config: ModelConfig) -> tuple
         sizes.append([1, group_size])
     for size in sizes:
         if not (isinstance(size, list) and len(size) == 2 and all(type(n) is int and n > 0 for n in size)):
-            _refuse(f"config_groups' {name} has groups or blocks of {size!r}; correct it", config)
+            _refuse(
+                f"config_groups' {name} has groups or blocks of the invalid size {size!r}; correct it", config
+            )
     return tuple((size[0], size[1]) for size in sizes)
 
 
 def _target(target: Any, config: ModelConfig) -> str:
     if not isinstance(target, str) or len(target) > _MAX_TARGET:
-        _refuse(f"the target {str(target)[:100]!r} is no name; correct config_groups", config)
+        _refuse(f"the target {str(target)[:100]!r} is not a valid name; correct config_groups", config)
     if target.startswith(_REGEX):
         try:
             begins(target.removeprefix(_REGEX), "")
         except ValueError as error:
-            message = f"the target {target[:100]!r} is no valid regex, or none that is read here: it {error}"
+            message = f"the target {target[:100]!r} is not a valid or supported regex: it {error}"
             raise InvalidCheckpoint(f"{message}; correct config_groups", uri=config.uri) from error
     return target
 

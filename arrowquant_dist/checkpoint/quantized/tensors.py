@@ -45,7 +45,7 @@ class Tensors:
         """Turns `codes` into the layer `name` of `shape`; the tensors named in `parts` are then no layers of their
         own. dtype: the dtype that these codes are decoded to, if it differs from that of all."""
         if name != codes.name and name in self.by_name:
-            refuse(f"it is there a second time, as {codes.name}; keep one of them", self.by_name[name])
+            refuse(f"it is stored a second time, as {codes.name}; keep one of them", self.by_name[name])
         layer = Layer(name, shape, dtype or self.dtype, codes.uri, codes.offset, codes.nbytes, encoding)
         self.layers[codes.name] = layer
         self.parts |= dict.fromkeys(parts, name)

@@ -129,8 +129,8 @@ def refuse_mixtures(tensors: Tensors, config: ModelConfig) -> None:
     if names:
         decoded = [layer.name for layer in tensors.layers.values()]
         message = (
-            f"{listed(names)} can't be decoded ({tensors.kept[names[0]]}), and {listed(decoded)} can: no config.json "
-            "describes a model of both; give the model that it was made from"
+            f"{listed(names)} can't be decoded ({tensors.kept[names[0]]}), but {listed(decoded)} can: no config.json "
+            "describes a mixture of both; use the model that it was made from"
         )
         raise InvalidCheckpoint(message, uri=config.uri)
 

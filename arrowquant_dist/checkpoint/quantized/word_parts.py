@@ -35,10 +35,10 @@ class WordParts:
 def check_words(module: WordParts) -> None:
     for part in (module.codes, module.zeros):
         if part.dtype != "int32" or len(part.shape) != 2 or not part.nbytes:
-            refuse(f"{list(part.shape)} of {part.dtype} are no int32 words of a matrix; {AGAIN}", part)
+            refuse(f"{list(part.shape)} of {part.dtype} are not int32 words of a matrix; {AGAIN}", part)
     if module.scales.dtype not in FLOATS or len(module.scales.shape) != 2 or not module.scales.nbytes:
         shape = list(module.scales.shape)
-        refuse(f"{shape} of {module.scales.dtype} are no scales of a matrix; {AGAIN}", module.scales)
+        refuse(f"{shape} of {module.scales.dtype} are not scales of a matrix; {AGAIN}", module.scales)
 
 
 def add_layer(
@@ -65,7 +65,7 @@ def group_of(module: WordParts, settings: ModuleSettings, inputs: int) -> int:
 def refuse_groups(module: WordParts, inputs: int, size: int) -> NoReturn:
     shape = list(module.scales.shape)
     refuse(
-        f"scales {shape} are not those of {counted(inputs, 'input')} in groups of {size}; {AGAIN}",
+        f"scales {shape} do not fit {counted(inputs, 'input')} in groups of {size}; {AGAIN}",
         module.scales,
     )
 
@@ -77,4 +77,4 @@ def places_of(tensors: Tensors, module: WordParts) -> tuple[Place, Place]:
 def check_shape(part: Layer, shape: tuple[int, int], module: WordParts) -> None:
     if part.shape != shape:
         of = f"{module.codes.name} {list(module.codes.shape)}"
-        refuse(f"of shape {list(part.shape)}, where {of} needs {list(shape)}; {AGAIN}", part)
+        refuse(f"its shape is {list(part.shape)}, but {of} needs {list(shape)}; {AGAIN}", part)

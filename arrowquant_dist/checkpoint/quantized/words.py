@@ -50,7 +50,10 @@ def add_words(tensors: Tensors, config: ModelConfig) -> None:
     for module in _modules(tensors, config):
         settings = settings_of(config, module.name)
         if not settings.is_quantized:
-            refuse("the config says that this module is not quantized; correct one of them", module.codes)
+            refuse(
+                "the config says that this module is not quantized, but it has codes; correct one of them",
+                module.codes,
+            )
         check_words(module)
         name = layout.name or _by_shape(module)
         if name == GPTQ_WORDS:
@@ -103,7 +106,7 @@ def _modules(tensors: Tensors, config: ModelConfig) -> Iterator[WordParts]:
                 if tensor is None
             ]
             if missing and config.method in WORD_METHODS:
-                refuse(f"it is a part of GPTQ's or AWQ's codes, and {missing[0]} is not there; {AGAIN}", part)
+                refuse(f"it is a part of GPTQ's or AWQ's codes, but {missing[0]} is missing; {AGAIN}", part)
             codes, zeros, scales = parts
             if suffix == CODES and codes is not None and zeros is not None and scales is not None:
                 yield WordParts(base, codes, zeros, scales, found.get(base + GROUPS))

@@ -145,11 +145,11 @@ def test_activations_that_a_dataset_does_not_say_are_told_of_by_name_when_codes_
     quantized = [name for name in modules if mlp is None or ".mlp." not in name]
     assert len(quantized) == (14 if given_back else 8)
     assert (
-        f"activations become int8 too while the source runs, which a dataset does not say: {quantized[0]}"
+        f"activations become int8 too while the source runs, which a dataset does not record: {quantized[0]}"
         in note
     )
     assert f"and {len(quantized) - 5} more" in note
-    assert ("export --activations int8` gives them back" in note) == given_back
+    assert ("export --activations int8` adds the activations" in note) == given_back
     quantize(source, target, KEEP, RUN)
     exported(target, tmp_path / "out")
     config = json.loads((tmp_path / "out/config.json").read_bytes())["quantization_config"]

@@ -38,8 +38,8 @@ def connect(address: str | None, workers: int | None) -> None:
         return
     if address.startswith(("ray://", "http://", "https://")):
         message = (
-            f"address: {address!r} is no address of a cluster to run on; give the head's host:6379, or submit the "
-            "command with `ray job submit`"
+            f"address: {address!r} can't be used to run on a cluster; use the head's host:6379, or submit the command "
+            "with `ray job submit`"
         )
         raise InvalidConfig(message)
     _init(address)
@@ -118,12 +118,12 @@ def no_room_message(memory_nbytes: int | None) -> str:
     """Says what a worker needs and what the nodes have."""
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if not alive:
-        return "no node is left that a worker could be on"
+        return "no node is left for a worker"
     cpus = max((int(node.get("CPU", 0)) for node in alive), default=0)
     memory = max((node.get("memory", 0) for node in alive if node.get("CPU", 0) >= 1), default=0)
     needs = "1 CPU" + (f" and {in_mib(memory_nbytes)}" if memory_nbytes else "")
     has = f"the largest has {counted(cpus, 'CPU')}" + (f" and {in_mib(memory)}" if cpus else "")
-    return f"no node can hold a worker: it needs {needs}, and of the cluster's {counted(len(alive), 'node')} {has}"
+    return f"no node can hold a worker: it needs {needs}, but of the cluster's {counted(len(alive), 'node')} {has}"
 
 
 def _fits(resources: Mapping[str, float], memory_nbytes: int | None) -> bool:

@@ -80,14 +80,14 @@ def _ray_train() -> Any:
         import ray.train.torch
     except ImportError as error:
         message = (
-            f"several workers train by Ray Train, which lacks a package ({error.name}): "
+            f"several workers train with Ray Train, which needs a package ({error.name}): "
             "pip install 'arrowquant-dist[train]'"
         )
         raise MissingDependency(message) from error
     if not hasattr(ray.train, "WorkerGroupError"):
         message = (
-            f"the Ray Train of Ray {ray.__version__} is an older one; install Ray 2.51 or later, and leave "
-            "RAY_TRAIN_V2_ENABLED out of the environment"
+            f"Ray {ray.__version__} has an old version of Ray Train; install Ray 2.51 or later, and remove "
+            "RAY_TRAIN_V2_ENABLED from the environment"
         )
         raise MissingDependency(message)
     return ray.train
@@ -160,4 +160,4 @@ def _failure(error: Any, attempts: int) -> Exception:
     if isinstance(known, ArrowQuantError):
         return known
     reason = shortened(" ".join(str(known).split()), 300)
-    return PartialRun(f"the workers of the training could not begin ({reason}); run the same command again")
+    return PartialRun(f"the workers of the training could not start ({reason}); run the same command again")

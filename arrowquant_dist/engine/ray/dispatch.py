@@ -70,8 +70,8 @@ class Dispatch:
     @property
     def _advice(self) -> str:
         if self._memory_nbytes is None:
-            return "look into Ray's logs for why it has ended"
-        return "add nodes, or let a worker need less memory (block_bytes, of an export memory_budget)"
+            return "look in Ray's logs for the reason"
+        return "add nodes, or make a worker need less memory (block_bytes, or memory_budget of an export)"
 
     def stop(self, seconds: float) -> None:
         """Tells all attempts to stop, and waits up to `seconds` for them to delete their parts."""

@@ -57,7 +57,7 @@ class DriverMetrics:
             "arrowquant_shard_retries", "Shards begun again: worker lost, hung, out of reach"
         )
         self._stolen = Counter(
-            "arrowquant_shards_stolen", "Shards begun twice at the end, for their worker was slow"
+            "arrowquant_shards_stolen", "Shards begun twice at the end, since their worker was slow"
         )
         self._shards = Counter("arrowquant_shards", "Shards committed")
         self._alive = Gauge("arrowquant_actors_alive", "Actors that answered")

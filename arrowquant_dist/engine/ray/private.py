@@ -43,7 +43,7 @@ def autoscaled_cpus() -> int:
     ask = getattr(_named("ray._private.state", "state"), "get_max_resources_from_cluster_config", None)
     if ask is None:
         _say_without(
-            "state.get_max_resources_from_cluster_config", "workers are counted by nodes that are there"
+            "state.get_max_resources_from_cluster_config", "workers are counted by the nodes present now"
         )
         return 0
     cpus = int((ask() or {}).get("CPU", 0))

@@ -124,8 +124,8 @@ class RayTraining:
         there = machine.memory_nbytes()
         if self._workers * needed_nbytes > there:
             message = (
-                f"each of {counted(self._workers, 'worker')} takes {in_mib(needed_nbytes)} of memory to train, and "
-                f"this machine has no more than {in_mib(there)}; take fewer workers, or a cluster (--address)"
+                f"each of {counted(self._workers, 'worker')} needs {in_mib(needed_nbytes)} of memory to train, but "
+                f"this machine has only {in_mib(there)}; use fewer workers, or a cluster (--address)"
             )
             raise InvalidConfig(message)
 
@@ -137,8 +137,8 @@ class RayTraining:
         if not cpus and not private.autoscaled_cpus():
             message = (
                 f"there is no room for {counted(self._workers, 'worker')} that train together: each needs "
-                f"{_room(1, memory_nbytes)}, and the cluster's {counted(len(nodes), 'node')} "
-                f"{have(len(nodes))} {_room_of(nodes, memory_nbytes)} in all; take fewer workers"
+                f"{_room(1, memory_nbytes)}, but the cluster's {counted(len(nodes), 'node')} "
+                f"{have(len(nodes))} {_room_of(nodes, memory_nbytes)} in all; use fewer workers"
             )
             raise InvalidConfig(message)
         return {"CPU": max(cpus, 1), **({"memory": memory_nbytes} if memory_nbytes else {})}
@@ -177,7 +177,9 @@ class RayTraining:
             except RayTaskError as error:
                 raise raised(error) from error
             except RayError as error:
-                message = f"the Ray that trains is lost ({loss(error)}); run the same command again to resume"
+                message = (
+                    f"Ray was lost during the training ({loss(error)}); run the same command again to resume"
+                )
                 raise StorageError(message) from error
             finally:
                 ray.kill(conductor)
@@ -190,7 +192,7 @@ class RayTraining:
         is_over = False
         while _heard(desk, on_note) < self._workers:
             if is_over:
-                message = "the workers of the training were given up; run the same command again to resume"
+                message = "the training ended before all of its workers were done; run the same command again to resume"
                 raise PartialRun(message)
             interrupts.check()
             over, _ = ray.wait([conducted], timeout=_LOOK_SECONDS)

@@ -52,7 +52,7 @@ def test_a_ray_without_the_names_says_once_what_a_run_goes_without(logged: Logge
             assert private.autoscaled_cpus() == 0
     assert [record.message.partition(": ")[2] for record in logged.records] == [
         "nodes about to go are used until they are gone",
-        "workers are counted by nodes that are there",
+        "workers are counted by the nodes present now",
     ]
 
 

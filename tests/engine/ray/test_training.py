@@ -38,7 +38,7 @@ def test_more_than_this_machine_holds_is_refused_before_a_ray_is_started(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(machine, "memory_nbytes", lambda: 5 * GIB)
-    said = "each of 3 workers takes 2048 MiB of memory to train, and this machine has no more than 5120 MiB"
+    said = "each of 3 workers needs 2048 MiB of memory to train, but this machine has only 5120 MiB"
     work: Any = None
     with pytest.raises(InvalidConfig, match=said):
         RayTraining(None, 3, attempts=1, deadline=None).run(work, 2 * GIB, 3 * GIB, print)
@@ -49,5 +49,5 @@ def test_a_ray_train_that_is_not_there_is_one_sentence_with_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray.train", None)
     setup: Any = TrainingSetup(None, "", b"", 2, {"CPU": 1}, 1, None, "", {})
-    with pytest.raises(MissingDependency, match=r"lacks a package .*pip install 'arrowquant-dist\[train\]'"):
+    with pytest.raises(MissingDependency, match=r"needs a package .*pip install 'arrowquant-dist\[train\]'"):
         Conductor().conduct(setup)

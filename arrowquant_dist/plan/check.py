@@ -60,7 +60,7 @@ def _check_name(layer: Layer) -> None:
             f"the layer name {layer.name!a} is not Unicode", uri=redact(layer.uri)
         ) from error
     if nbytes > MAX_NAME_NBYTES:
-        message = f"a layer name has {nbytes} bytes, at most {MAX_NAME_NBYTES} can be"
+        message = f"a layer name has {nbytes} bytes, more than the {MAX_NAME_NBYTES} allowed"
         raise InvalidCheckpoint(message, layer=layer.name[:100], uri=redact(layer.uri))
 
 
@@ -81,7 +81,7 @@ def _check_unique(layers: Iterable[Layer]) -> None:
     for layer in layers:
         first = seen.setdefault(layer.name, layer)
         if first is not layer:
-            raise _wrong(layer, f"is there twice, also in {redact(first.uri)}; keep one of them")
+            raise _wrong(layer, f"is stored twice, also in {redact(first.uri)}; keep one of them")
 
 
 def _check_aliases(checkpoint: Checkpoint) -> None:
@@ -91,7 +91,7 @@ def _check_aliases(checkpoint: Checkpoint) -> None:
     for alias, stored in checkpoint.aliases.items():
         if alias in names or stored not in names:
             message = f"is tied to {stored!r}, " + (
-                "but stored too" if alias in names else "which is no layer"
+                "but stored too" if alias in names else "which is not a layer"
             )
             raise InvalidCheckpoint(message, layer=alias, uri=redact(checkpoint.uri))
 

@@ -54,9 +54,7 @@ def cut_layer(
     most = _rows_at_most(layer, resolved, columns, block_bytes, together)
     counts = [max(1, -(-(stop - start) // most)) for start, stop in pairwise(parts)]
     if sum(counts) > MAX_BLOCKS:
-        message = (
-            f"would be cut into {sum(counts)} row blocks, at most {MAX_BLOCKS} can be; raise block_bytes"
-        )
+        message = f"would be cut into {sum(counts)} row blocks, more than the {MAX_BLOCKS} allowed; raise block_bytes"
         raise InvalidConfig(message, layer=layer.name, uri=redact(layer.uri))
     if counts == [1] and max(layer.shape, default=0) > MAX_DIMENSION:
         raise _too_long(layer, 0)
@@ -115,16 +113,14 @@ def _rows_at_most(
     source = columns * DTYPES[layer.dtype].itemsize  # stored if only `none` can hold the values
     stored = max(source, row_nbytes(spec.quant_type, columns, layer.dtype), scales_row_nbytes(spec, columns))
     if stored > MAX_VALUE_NBYTES:
-        message = (
-            f"a row of {columns} values is more than a Parquet value can hold; make rows shorter by row_dims"
-        )
+        message = f"a row of {columns} values is more than a Parquet value can hold; make rows shorter with row_dims"
         raise InvalidConfig(message, layer=layer.name, uri=redact(layer.uri))
     by_source = max(together, block_bytes // source) if source else MAX_DIMENSION
     most = min(by_source, MAX_VALUE_NBYTES // max(1, stored), MAX_DIMENSION)
     if together > 1 and most < together:
         message = (
-            "its rows depend on each other, and are more than a Parquet value can hold together; choose another method "
-            "for the layer by an override"
+            "its rows depend on each other, and together are more than a Parquet value can hold; choose another method "
+            "for the layer with an override"
         )
         raise InvalidConfig(message, layer=layer.name, uri=redact(layer.uri))
     return most // together * together

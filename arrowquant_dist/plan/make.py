@@ -135,6 +135,8 @@ def _layout_notes(blocks: Iterable[RowBlock], block_bytes: int) -> list[str]:
         )
         notes.append(f"{listed(undivided)}: {reason}")
     if stacked:
-        reason = "3-D, a row is all below the first dimension; if these are fused experts, say row_dims: 2"
+        reason = (
+            "3-D, quantized with one row per index of the first dimension; for fused experts, set row_dims: 2"
+        )
         notes.append(f"{listed(stacked)}: {reason}")
     return notes

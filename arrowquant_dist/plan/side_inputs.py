@@ -73,7 +73,7 @@ def refuse_other_weights(
         difference = SampledWeights.from_dict(side.record.get("weights"), uri).difference(checkpoint, storage)
         if difference is not None:
             message = (
-                f"{field} are statistics of other weights than those of {redact(checkpoint.uri)} ({difference}); "
+                f"{field} were collected from other weights than those of {redact(checkpoint.uri)} ({difference}); "
                 "run the command that makes them for this model"
             )
             raise InvalidConfig(message, uri=uri)
@@ -115,9 +115,7 @@ def _record(field: str, name: str, checkpoint: Checkpoint, storage: Storage) -> 
     record = record or {}
     version = None if known is None else _version_of(record)
     if version != known:
-        says = (
-            f"{field} has a {side_input.finished_by} of format_version {version!r}, and {known} is known here"
-        )
+        says = f"{field} has a {side_input.finished_by} of format_version {version!r}, but this release reads {known}"
         is_newer = version is not None and known is not None and version > known
         what = "update this package" if is_newer else "run the command that makes it again"
         raise InvalidConfig(f"{says}; {what}", uri=redact(checkpoint.uri))
@@ -198,7 +196,7 @@ class SideTensors:
                 if self._stored_as(field, layer, part) is not None:
                     instead = side_input.instead(spec)
                     is_known = part in side_input.shapes(layer.shape, spec.row_dims)
-                    lack = "nothing that a step makes use of" if is_known else "no statistics of inputs"
+                    lack = "no tensor that the method uses" if is_known else "no statistics of inputs"
                     self._exempt[spec.method, instead.method, field, part, lack].append(layer.name)
                     return instead, ()
         self._used.add(field)
@@ -219,7 +217,7 @@ class SideTensors:
                 methods[named].append(method)
         return [
             *(
-                f"{field} is not read: no layer that it has statistics of is quantized by {' or '.join(names)}"
+                f"{field} is not used: no layer that it has statistics of is quantized by {' or '.join(names)}"
                 for field, names in methods.items()
                 if getattr(config, field) is not None and field not in self._used
             ),
@@ -238,14 +236,14 @@ class SideTensors:
         if not other:
             return []
         return [
-            f"{field} are of layers that were quantized by another config ({listed(other)}), whose errors, and not "
-            "those of this one, codes make up for; calibrate with this one"
+            f"{field} were collected from layers quantized by another config ({listed(other)}), so codes make up for "
+            "that config's errors; calibrate with this one"
         ]
 
     def _exempt_notes(self) -> list[str]:
         return [
-            f"{instead} instead of {method} for {counted(len(names), 'layer')} of which {field} has {part!r} and "
-            f"{lack}: {listed(names)}"
+            f"{instead} instead of {method} for {counted(len(names), 'layer')}, for which {field} has only {part!r} "
+            f"and {lack}: {listed(names)}"
             for (method, instead, field, part, lack), names in self._exempt.items()
         ]
 
@@ -259,7 +257,7 @@ class SideTensors:
         if stored is None:
             return []
         if (stored.shape, stored.dtype, stored.encoding) != (digests_shape(nbytes), "uint8", RAW):
-            message = f"{field} has {stored.name!r}, which is no list of digests; make {field} anew"
+            message = f"{field} has {stored.name!r}, which does not hold digests; make {field} again"
             raise InvalidConfig(message, layer=layer.name, uri=redact(self._side_inputs[field].uri))
         return [replace(stored, name=f"{layer.name}.{digests_name(part)}")]
 
@@ -274,7 +272,7 @@ class SideTensors:
             problem = f"{field} has {name!r} as {found}, not as plain {_DTYPE} of {list(shape)}"
         else:
             return stored if stored.name == name else replace(stored, name=name)
-        message = f"{problem}; choose another method for the layer by an override, or make {field} anew"
+        message = f"{problem}; choose another method for the layer with an override, or make {field} again"
         raise InvalidConfig(message, layer=layer.name, uri=redact(self._side_inputs[field].uri))
 
 

@@ -22,7 +22,7 @@ from arrowquant_dist.storage.uris import redact
 from arrowquant_dist.strict_json import parse_json
 
 _PREFIX = "arrowquant."
-_OTHER_COLUMNS = "the plan's table has other columns than a plan; choose another target"
+_OTHER_COLUMNS = "the plan's table does not have the columns of a plan; choose another target"
 _METADATA_TYPES: dict[str, type] = {
     "plan_version": int,
     "fingerprint": str,
@@ -130,7 +130,7 @@ def _check_cells(table: pa.Table, names: Iterable[str]) -> None:
 
 
 def _other_fingerprint(expected: str, made: str) -> CorruptWeights:
-    message = f"the plan's fingerprint is {expected}, its content's is {made}"
+    message = f"the plan's fingerprint is {expected}, but that of its content is {made}"
     return CorruptWeights(f"{message}; choose another target or --overwrite")
 
 
@@ -181,13 +181,13 @@ def _parse_metadata(raw: Mapping[str, bytes]) -> dict[str, Any]:
     metadata = {name: parse_json(raw[_PREFIX + name]) for name in _METADATA_TYPES}
     for name, kind in _METADATA_TYPES.items():
         if not isinstance(metadata[name], kind):
-            raise TypeError(f"{name} is no {kind.__name__}")
+            raise TypeError(f"{name} is not of type {kind.__name__}")
     if metadata["plan_version"] not in _READERS:
         raise ValueError(f"there is no version {metadata['plan_version']}")
     for source in (metadata["source"], *metadata["side_inputs"].values()):
         if not all("uri" in file for file in source_files(source)):
             raise ValueError("a source file has no uri")
     if not all(isinstance(why, str) for why in metadata["left_out"].values()):
-        raise ValueError("left_out has a reason that is no text")
+        raise ValueError("left_out has a reason that is not a string")
     metadata["side_tensors"] = parse_side_tensors(metadata["side_tensors"])
     return metadata

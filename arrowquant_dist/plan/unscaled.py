@@ -34,11 +34,13 @@ def _unknown(checkpoint: Checkpoint, unknown: Mapping[str, Sequence[str]]) -> In
     first, neighbours = next(iter(unknown.items()))
     layer = next((layer for layer in checkpoint.layers if layer.name == first), None)
     others = listed(list(unknown)[1:])
-    beside = f"beside it are {listed(neighbours)}" if neighbours else "nothing is beside it"
+    beside = (
+        f"the tensors beside it are {listed(neighbours)}" if neighbours else "there is no tensor beside it"
+    )
     message = (
-        f"{layer.dtype if layer is not None else 'float8'} without a scale that is known: {beside}; "
-        + (f"so are {others}; " if others else "")
-        + f"if the numbers are the weights themselves, say {_KEY}: ['*'] in the config, or name the layers there"
+        f"{layer.dtype if layer is not None else 'float8'} whose scale is unknown: {beside}; "
+        + (f"the same is true of {others}; " if others else "")
+        + f"if the numbers are the weights themselves, set {_KEY}: ['*'] in the config, or list the layers there"
     )
     return InvalidCheckpoint(
         message, layer=first, uri=redact(layer.uri if layer is not None else checkpoint.uri)

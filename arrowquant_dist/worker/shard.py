@@ -125,7 +125,9 @@ class ShardWorker:
         counting = self.committed(shard)
         if counting is None:
             # the other attempt's part is gone, so its commit is stale and the shard has to be done again
-            message = f"shard {shard.index}: the attempt that was first has lost its part; run the same command again"
+            message = (
+                f"shard {shard.index}: the attempt that won has lost its part; run the same command again"
+            )
             raise IncompleteDataset(message, uri=self._target.store.uri)
         return counting
 

@@ -73,6 +73,6 @@ class StoredParts:
         if wrong is not None:
             begin = stored.offset + (first + wrong) * CHUNK_NBYTES
             end = min(begin + CHUNK_NBYTES, stored.offset + stored.nbytes)
-            message = "what was calibrated is damaged; calibrate again with --overwrite"
+            message = "the calibrated values are damaged; calibrate again with --overwrite"
             raise CorruptWeights(message, layer=stored.name, uri=redact(stored.uri), byte_range=(begin, end))
         return values.view("<f4")[start - low : stop - low]

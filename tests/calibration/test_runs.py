@@ -245,7 +245,7 @@ def test_statistics_that_were_damaged_are_an_error_that_names_tensor_and_file(
     data[8 + size + header[name]["data_offsets"][0] + 100] ^= 1
     path.write_bytes(data)
     quantizer = ArrowQuantizer(INT4_GPTQ.replace(hessians=str(out)), RunConfig(engine="inline"))
-    with pytest.raises(CorruptWeights, match="what was calibrated is damaged") as caught:
+    with pytest.raises(CorruptWeights, match="the calibrated values are damaged") as caught:
         quantizer.quantize(source, tmp_path / "target")
     assert (caught.value.layer, caught.value.uri) == (name, str(path))
     assert not (tmp_path / "target" / "manifest.json").exists()

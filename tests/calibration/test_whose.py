@@ -58,10 +58,10 @@ def test_a_model_that_was_trained_further_is_refused_before_anything_is_written(
     with pytest.raises(SystemExit, match="2"):
         main(["quantize", *arguments])
     error = capsys.readouterr().err
-    assert f"{config.hessians}/calibration.json: hessians are statistics of other weights than" in error
+    assert f"{config.hessians}/calibration.json: hessians were collected from other weights than" in error
     assert "other values in model.layers.1.self_attn.v_proj.weight" in error
     assert not (tmp_path / "out").exists()
-    with pytest.raises(InvalidConfig, match="statistics of other weights"):
+    with pytest.raises(InvalidConfig, match="collected from other weights"):
         plan_only(str(tmp_path / "tuned"), str(tmp_path / "out"), config, RUN)
 
 

@@ -31,7 +31,7 @@ _REASONS = (
     "no tensor",
     "nothing to quantize",
     "holds no",
-    "without a scale that is known",
+    "whose scale is unknown",
     "has no name",
 )
 

@@ -77,7 +77,7 @@ def test_a_run_makes_what_the_layer_s_function_makes(
             spec = spec_of(method="gptq" if is_seen else "mse", row_dims=2 if name == EXPERTS else 1)
             expected = decoded(quantized(weights[name].numpy(), spec, parts[name] if is_seen else {}))
             np.testing.assert_array_equal(loader[name].numpy(), expected.astype(np.float32))
-    instead = "mse instead of gptq for 1 layer of which hessians has"
+    instead = "mse instead of gptq for 1 layer, for which hessians has only"
     nothing = "and no statistics of inputs"
     expected_notes = {f"{instead} 'counts' {nothing}: {EMBEDDING}", f"{instead} 'unseen' {nothing}: {UNSEEN}"}
     assert expected_notes <= {*outcome.report.to_dict()["notes"]}
@@ -151,17 +151,17 @@ def test_statistics_that_are_not_finished_are_refused(
     [
         (
             '{"format_version": 3}',
-            r"calibration\.json of format_version 3, and 2 is known here; update this package",
+            r"calibration\.json of format_version 3, but this release reads 2; update this package",
         ),
         (
             '{"format_version": 1}',
-            r"calibration\.json of format_version 1, and 2 is known here; run the command that makes",
+            r"calibration\.json of format_version 1, but this release reads 2; run the command that makes",
         ),
         (
             '{"format_version": true}',
-            "of format_version None, and 2 is known here; run the command that makes",
+            "of format_version None, but this release reads 2; run the command that makes",
         ),
-        ('{"format_version": 2}', "its `weights` do not say whose statistics these are; run the command"),
+        ('{"format_version": 2}', "its `weights` do not say which model they are of; run the command"),
         ("{}", "of format_version None"),
         ("[1]", r"calibration\.json that is damaged; run the command that makes"),
         ('{"format_version": 2, "weigh', r"calibration\.json that is damaged"),
@@ -181,7 +181,7 @@ def test_statistics_of_another_version_are_refused(
 def test_statistics_that_nothing_is_made_of_are_noted(
     source: str, config: QuantizationConfig, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    note = "hessians is not read: no layer that it has statistics of is quantized by gptq or counted"
+    note = "hessians is not used: no layer that it has statistics of is quantized by gptq or counted"
     plan = plan_only(source, str(tmp_path / "out"), config.replace(**settings), RUN)
     assert note in plan.notes
     assert note not in plan_only(source, str(tmp_path / "out"), config, RUN).notes
@@ -194,7 +194,7 @@ def test_statistics_of_layers_that_another_config_quantized_are_noted(
     record = {"format_version": 2, "weights": {}, "config": by}
     (tmp_path / "statistics" / "calibration.json").write_text(json.dumps(record))
     other = config.replace(quant_type="int3", overrides=[LayerOverride("a.weight", group_size=32)])
-    note = "hessians are of layers that were quantized by another config (quant_type, overrides)"
+    note = "hessians were collected from layers quantized by another config (quant_type, overrides)"
     assert any(found.startswith(note) for found in plan_only(source, str(tmp_path / "out"), other, RUN).notes)
     plain = plan_only(source, str(tmp_path / "out"), config, RUN)
     assert not any("another config" in found for found in plain.notes)

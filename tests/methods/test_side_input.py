@@ -186,7 +186,8 @@ def test_a_layer_of_which_nothing_is_known_gets_the_other_method_and_a_note(
     methods = {block.layer.name: block.spec.method for block in plan.blocks if block.spec.is_quantized}
     assert methods == {LAYERS[0]: "masked", LAYERS[1]: "rtn"}
     assert plan.notes == (
-        f"rtn instead of masked for 1 layer of which hessians has 'unknown' and no statistics of inputs: {LAYERS[1]}",
+        "rtn instead of masked for 1 layer, for which hessians has only 'unknown' and no statistics of inputs: "
+        f"{LAYERS[1]}",
     )
     assert plan_from_table(plan_table(plan)) == plan
 

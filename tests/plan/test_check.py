@@ -33,7 +33,7 @@ _X = raw_layers([("x", (4, 4), "float32")])[0]
             replace(of_layers([_X]), files=(SourceFile(_X.uri, 120, "v"),)),
             r"100 to 164 are outside the file \(120",
         ),
-        (of_layers([_X], {"tied": "gone"}), "layer 'tied', .*which is no layer"),
+        (of_layers([_X], {"tied": "gone"}), "layer 'tied', .*which is not a layer"),
         (of_layers([_X], {"x": "x"}), "but stored too"),
     ],
 )

@@ -130,7 +130,7 @@ _MOVED = pa.array([{"strides": [2, 50]}] * _EVERY.num_rows, _EVERY.schema.field(
             _TABLE.replace_schema_metadata({**_TABLE.schema.metadata, b"arrowquant.source": b"{"}),
             "metadata is damaged",
         ),
-        (_TABLE.drop_columns(["rows"]), "other columns"),
+        (_TABLE.drop_columns(["rows"]), "does not have the columns"),
         (_with_column(_TABLE, "rows", [None] * _ROWS), "empty cells"),
         (_with_column(_TABLE, "rows", [1] * _ROWS), "fingerprint"),
         (_with_column(_TABLE, "quant_type", ["int2"] * _ROWS), "fingerprint"),
@@ -147,8 +147,8 @@ _MOVED = pa.array([{"strides": [2, 50]}] * _EVERY.num_rows, _EVERY.schema.field(
         (_with_column(_EVERY, "strided", [None] * _EVERY.num_rows), "an encoding is empty"),
         (_with_column(_EVERY, "strided", [{}] * _EVERY.num_rows), "strides of an encoding is empty"),
         (_with_column(_EVERY, "strided", _MOVED), "fingerprint"),
-        (_EVERY.append_column("rabbit", pa.array([1] * _EVERY.num_rows)), "other columns"),
-        (_RENAMED, "other columns"),
+        (_EVERY.append_column("rabbit", pa.array([1] * _EVERY.num_rows)), "does not have the columns"),
+        (_RENAMED, "does not have the columns"),
     ],
 )
 def test_a_table_that_is_no_plan_or_was_changed_is_refused(table: pa.Table, message: str) -> None:

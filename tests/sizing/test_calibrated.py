@@ -88,7 +88,8 @@ def test_layers_with_statistics_are_coded_by_gptq_in_one_step_embeddings_by_thei
     assert (specs["layers.5.weight"].method, specs["embed_tokens.weight"].method) == ("size", "counted")
     assert specs["embed_tokens.weight"].row_exponent > 0
     assert found.notes[-1].endswith(
-        "size instead of gptq for 1 layer of which hessians has 'unseen' and no statistics of inputs: layers.5.weight"
+        "size instead of gptq for 1 layer, for which hessians has only 'unseen' and no statistics of inputs: "
+        "layers.5.weight"
     )
 
 

@@ -73,7 +73,7 @@ def _refuse_missing(store: Store, paths: Sequence[str]) -> None:
         if len(numbers) < int(total):
             found = f"{len(numbers)} of {counted(int(total), 'file')} {are(len(numbers))} here ({name}-…-of-{total})"
             is_export = not store.exists(RECORD_PATH) and marked(store, paths[:1]) is not None
-            what = "an export that has not finished; run the same export command again" if is_export else ""
+            what = "an unfinished export; run the same export command again" if is_export else ""
             raise IncompleteDataset(f"{found}: {what or 'fetch those that are missing'}", uri=store.uri)
 
 

@@ -54,7 +54,7 @@ def refuse_uncleared(target: Target, listing: Listing, sidecars: Files = NO_FILE
     """The state of the target; TargetConflict if `clear` would refuse it."""
     state = target.state(listing, sidecars)
     if state == "foreign":
-        message = "the target holds files of others and no run; nothing was deleted, choose another one"
+        message = "the target holds files that are not a run's; nothing was deleted, choose another target"
         raise TargetConflict(message, uri=target.store.uri)
     return state
 

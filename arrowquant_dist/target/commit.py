@@ -108,9 +108,9 @@ def write_commit(
         if winner is not None and has_part(store, winner):
             return False
         if not is_current():
-            message = "the run was overwritten by another one; nothing of this one counts"
+            message = "the run was overwritten by another one; its results no longer count"
             raise TargetConflict(message, uri=store.uri)
-    message = f"{_PLACES} commits of the shard are stale; start anew with --overwrite"
+    message = f"{_PLACES} commits of the shard are stale; start over with --overwrite"
     raise StorageError(message, uri=store.url(commit_path(receipt.shard)))
 
 
@@ -246,7 +246,7 @@ def _check_columns(rows: dict[str, Any]) -> None:
             numbers = [*chain.from_iterable(values)] if nested else values
             most = _LARGEST_INT32 if name in _INT32 else _LARGEST_INT64
             if numbers and not -most <= min(numbers) <= max(numbers) <= most:
-                raise ValueError(f"{name} has numbers beyond those of the index")
+                raise ValueError(f"{name} has numbers that do not fit the index")
 
 
 def _plain(value: Any) -> Any:

@@ -15,10 +15,10 @@ from arrowquant_dist.strict_json import parse_json
 from arrowquant_dist.target.manifest import StoredFile
 
 UNFINISHED = (
-    "this is an export that has not finished, or only its weights; run the same export command again, or give the "
-    "dataset that it is made of"
+    "this is an unfinished export, or only the weights of one; run the same export command again, or use the "
+    "dataset that it is made from"
 )
-NO_WEIGHTS = f"this is a folder for vLLM, without weights; give the dataset that its {SERVED_PATH} names"
+NO_WEIGHTS = f"this is a folder for vLLM, without weights; use the dataset that its {SERVED_PATH} names"
 # {format of an export that is not a dataset: what opens it}
 _OPENS = {
     "compressed-tensors": "transformers and vLLM open it",
@@ -43,8 +43,8 @@ def finished_export(store: Store) -> str | None:
     origin = record.get("origin")
     dataset = origin.get("dataset") if isinstance(origin, dict) else None
     named = f", {shortened(dataset)}" if isinstance(dataset, str) else ""
-    what = f"this is an export as {written} and no dataset: {_OPENS[written]}"
-    return f"{what}; give the dataset that it was made of{named}"
+    what = f"this is an export as {written}, not a dataset: {_OPENS[written]}"
+    return f"{what}; use the dataset that it was made from{named}"
 
 
 def listed_files(store: Store) -> tuple[StoredFile, ...] | None:
@@ -58,7 +58,7 @@ def listed_files(store: Store) -> tuple[StoredFile, ...] | None:
             return None
         return tuple(StoredFile(str(f["path"]), int(f["nbytes"]), str(f["hash"])) for f in record["files"])
     except (ValueError, KeyError, TypeError) as error:
-        message = f"this is no record of an export ({error}); fetch it again, or export anew"
+        message = f"this is not the record of an export ({error}); fetch it again, or export again"
         raise CorruptWeights(message, uri=store.url(RECORD_PATH)) from error
 
 

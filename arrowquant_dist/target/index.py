@@ -285,13 +285,13 @@ def check_places(table: IndexTable, parts: Mapping[str, tuple[int, int]], uri: s
         offset, stored, _ = table.ranges(value)
         for row in np.flatnonzero(offset > stops - stored)[:1].tolist():
             where = (int(offset[row]), int(offset[row]) + int(stored[row]))
-            message = f"the index points behind the end of {part.to_list()[row]}; quantize again"
+            message = f"the index points beyond the end of {part.to_list()[row]}; quantize again"
             raise CorruptWeights(message, layer=table.layer_name(row), uri=uri, byte_range=where)
     counts = np.bincount(part.codes, minlength=len(part.values)).tolist()
     rows = dict(zip(part.values, counts, strict=True))
     wrong = [path for path, (count, _) in parts.items() if rows.get(path, 0) != count]
     if wrong:
-        message = f"the index has another number of rows than the manifest for {listed(wrong)}"
+        message = f"the index and the manifest list different numbers of rows for {listed(wrong)}"
         raise CorruptWeights(message, uri=uri)
 
 

@@ -65,7 +65,9 @@ def without_damaged(store: Store, receipts: Mapping[int, Receipt]) -> dict[int, 
     sound = sound_shards(store, receipts)
     damaged = [receipt.part for shard, receipt in receipts.items() if shard not in sound]
     for part in damaged:
-        _LOG.warning("done again, since it holds other bytes than were written: %s", store.url(part))
+        _LOG.warning(
+            "quantizing it again, since its bytes are not those that were written: %s", store.url(part)
+        )
     store.delete(damaged)
     return {shard: receipt for shard, receipt in receipts.items() if shard in sound}
 

@@ -30,7 +30,7 @@ from arrowquant_dist.target.receipt import Receipt
 
 MANIFEST_PATH = "manifest.json"
 MANIFEST_VERSION = 2
-LOST_SIDECAR = "listed in its manifest, and not there; fetch it again, or quantize with --repair"
+LOST_SIDECAR = "listed in its manifest, but missing; fetch it again, or quantize with --repair"
 _FORMAT = "arrowquant"
 _ALIASES_HASH = "aliases_hash"  # written if there are aliases; earlier releases do not write it
 
@@ -184,8 +184,8 @@ class Manifest:
         """
         if self.parts and not store.exists(self.parts[0].path):
             message = (
-                "the manifest names parts that are gone: it is left of a run that another one replaces, or only "
-                "a part of the dataset is here; run the quantize command again, or fetch it anew"
+                "the manifest names parts that are gone: it was left by a run that another one replaces, or the "
+                "dataset is incomplete; run the quantize command again, or fetch all of the dataset again"
             )
             raise IncompleteDataset(message, uri=store.url(self.parts[0].path))
 
@@ -209,7 +209,7 @@ class Manifest:
         data = store.read(self.index.path)
         if StoredFile.of(self.index.path, data) != self.index:
             message = (
-                f"its {len(data)} bytes are not those that the manifest lists; fetch it again, or quantize with "
+                f"its content ({len(data)} bytes) is not what the manifest lists; fetch it again, or quantize with "
                 "--repair"
             )
             raise CorruptWeights(message, uri=uri)
@@ -230,10 +230,10 @@ class Manifest:
         copied = next((sidecar for sidecar in self.sidecars if sidecar.path == path), None)
         if copied is not None and StoredFile.of(path, data) != copied:
             size = f"{counted(len(data), 'byte')} instead of {copied.nbytes}"
-            other = "as many bytes with another hash" if len(data) == copied.nbytes else size
+            other = "the same size, but another hash" if len(data) == copied.nbytes else size
             message = (
                 f"this is not the file that the manifest lists ({other}), so it was edited or is damaged; fetch it "
-                f"again or, if it was meant, {if_meant}"
+                f"again or, if the edit was intended, {if_meant}"
             )
             raise CorruptWeights(message, uri=uri)
 
@@ -264,7 +264,9 @@ class Manifest:
         Raises InvalidCheckpoint for a manifest that is not arrowquant's, or is of a newer version.
         """
         if not isinstance(values, dict) or values.get("format") != _FORMAT:
-            raise InvalidCheckpoint("this manifest is not of arrowquant; check the URI", uri=uri)
+            raise InvalidCheckpoint(
+                "this manifest was not written by arrowquant-dist; check the URI", uri=uri
+            )
         fields = _Fields(values, "", uri)
         if (
             fields.number("manifest_version") > MANIFEST_VERSION
@@ -296,7 +298,7 @@ class Manifest:
             manifest = replace(manifest, run=fields.optional_text("run"), report=report)
         _check_parts(manifest, fields)
         if _ALIASES_HASH in values and values[_ALIASES_HASH] != _hash_of_names(manifest.aliases):
-            raise fields.wrong("aliases", f"what its `{_ALIASES_HASH}` is of")
+            raise fields.wrong("aliases", f"what its `{_ALIASES_HASH}` was computed from")
         return manifest
 
 
@@ -332,7 +334,7 @@ class _Fields:
     def number(self, name: str) -> int:
         value = self._values.get(name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise self.wrong(name, "a whole number from 0 on")
+            raise self.wrong(name, "a non-negative integer")
         return value
 
     def path(self, name: str) -> str:
@@ -380,7 +382,7 @@ def _part(fields: _Fields) -> ManifestPart:
 def _check_parts(manifest: Manifest, fields: _Fields) -> None:
     parts = manifest.parts
     if len({part.path for part in parts}) < len(parts) or len({part.shard for part in parts}) < len(parts):
-        raise fields.wrong("parts", "a list of different parts of different shards")
+        raise fields.wrong("parts", "a list of parts with distinct paths and shards")
     if sum(part.rows for part in parts) != manifest.totals.rows:
         raise fields.wrong("totals.rows", "the sum of its parts' rows")
 

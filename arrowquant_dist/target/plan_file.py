@@ -96,7 +96,7 @@ def read_plan_file(data: bytes, uri: str) -> pa.Table:
         KeyError,
         TypeError,
     ) as error:  # ValueError: bad UTF-8 too
-        message = f"the plan of the run is damaged ({error}); fetch it again, or start anew with --overwrite"
+        message = f"the plan of the run is damaged ({error}); fetch it again, or start over with --overwrite"
         raise CorruptWeights(message, uri=uri) from error
     return table
 
@@ -132,7 +132,7 @@ def fingerprint_of(table: pa.Table) -> str:
     """The fingerprint in the schema's metadata. Raises KeyError, ValueError and TypeError."""
     fingerprint = parse_json((table.schema.metadata or {})[FINGERPRINT_KEY])
     if not isinstance(fingerprint, str):
-        raise TypeError("its fingerprint is no text")
+        raise TypeError("its fingerprint is not a string")
     return fingerprint
 
 
@@ -145,5 +145,5 @@ def sidecars_of(table: pa.Table) -> set[str]:
     """Paths of the files that the plan's run copies from the source. Raises ValueError."""
     paths: Any = parse_json((table.schema.metadata or {}).get(SIDECARS_KEY, b"[]"))
     if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
-        raise ValueError("its sidecars are no list of paths")
+        raise ValueError("its sidecars are not a list of paths")
     return set(paths)

@@ -90,7 +90,8 @@ class Target:
         listing = Listing.of(self.store)
         if "" in listing:
             raise TargetConflict(
-                "a file is here, and a folder is needed; choose an empty or new one", uri=self.store.uri
+                "this is a file, but the target has to be a folder; choose an empty or new one",
+                uri=self.store.uri,
             )
         if not listing.sizes and is_local(self.store.uri):
             for folder in Path(self.store.uri).parents:
@@ -103,7 +104,7 @@ class Target:
         roots = [Path(self.store.uri)] if is_local(self.store.uri) else []
         for path in (*links(self.store), *(root for root in roots if os.path.islink(root))):  # noqa: PTH114 - as links
             if not path.exists():
-                message = f"{path} is a link to {path.readlink()}, where nothing is; make that folder"
+                message = f"{path} is a link to {path.readlink()}, which does not exist; create that folder"
                 raise TargetConflict(f"{message}, or remove the link", uri=self.store.uri)
 
     def _refuse_odd_places(self, copied: Iterable[str]) -> None:
@@ -112,9 +113,7 @@ class Target:
         in_the_way = (obstacle(root, path) for path in copied) if is_local(self.store.uri) else ()
         odd += [(place.relative_to(root).as_posix(), what) for place, what in filter(None, in_the_way)]
         for path, what in odd:
-            message = (
-                f"this is {what} in the place of one that a run writes; remove it, or choose another target"
-            )
+            message = f"this is {what}, at a path that a run writes; remove it, or choose another target"
             raise TargetConflict(message, uri=self.store.url(path))
 
     def state(self, listing: Listing, sidecars: Files = NO_FILES) -> State:
@@ -175,8 +174,8 @@ class Target:
         state = self.state(listing, sidecars)
         if state == "left":
             message = (
-                "the target holds parts or commits of a run whose plan is gone: it was being overwritten when that "
-                "was stopped; --overwrite clears them"
+                "the target holds parts or commits of a run without its plan: overwriting that run was interrupted; "
+                "quantize with --overwrite to clear them"
             )
             raise TargetConflict(message, uri=self.store.uri)
         if state == "foreign":
@@ -198,7 +197,7 @@ class Target:
             in_dataset = MANIFEST_PATH in listing
             found = counted(len(missing), "part") + (" of the dataset" if in_dataset else "")
             hint = "quantize with --repair" if in_dataset else "run the same command again"
-            message = f"{found} {are(len(missing))} missing or cut ({listed(missing)}); {hint}"
+            message = f"{found} {are(len(missing))} missing or cut off ({listed(missing)}); {hint}"
             raise IncompleteDataset(message, uri=self.store.uri)
 
     def refuse_missing_files(self, manifest: Manifest, listing: Listing) -> None:
@@ -244,7 +243,7 @@ class Target:
 
 
 def overwritten(uri: str) -> TargetConflict:
-    return TargetConflict("the run was overwritten by another one; nothing of this one counts", uri=uri)
+    return TargetConflict("the run was overwritten by another one; its results no longer count", uri=uri)
 
 
 def being_cleared(uri: str) -> TargetConflict:
@@ -254,7 +253,5 @@ def being_cleared(uri: str) -> TargetConflict:
 
 
 def other_sidecar(url: str) -> TargetConflict:
-    message = (
-        "this file is not the source's; remove it, or choose another target, and run the same command again"
-    )
+    message = "this file differs from the source's; remove it, or choose another target, and run the same command again"
     return TargetConflict(message, uri=url)

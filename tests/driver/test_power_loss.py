@@ -233,7 +233,7 @@ def test_a_part_of_an_earlier_run_with_other_bytes_is_done_again_and_told_of(
     damage(parts[0])
     with logged.at_level(logging.WARNING):
         quantize(source, str(target), CONFIG, RUN)
-    told = f"done again, since it holds other bytes than were written: {parts[0]}"
+    told = f"quantizing it again, since its bytes are not those that were written: {parts[0]}"
     assert [record.getMessage() for record in logged.records] == [told]
     assert weights_of(target) == quiet
     assert parts[1].read_bytes() == sound

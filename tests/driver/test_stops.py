@@ -162,7 +162,7 @@ def test_a_sidecar_that_changed_between_two_runs_is_refused_before_any_work(
         with pytest.raises(Killed):
             quantize(source, target, CONFIG, RUN)
     (Path(source) / "config.json").write_text('{"a": 2}')
-    with pytest.raises(TargetConflict, match=r"config\.json: this file is not the source's"):
+    with pytest.raises(TargetConflict, match=r"config\.json: this file differs from the source's"):
         quantize(source, target, CONFIG, RUN)
     quantize(source, target, CONFIG, RUN.replace(overwrite=True))
     assert verify(target).problems == ()

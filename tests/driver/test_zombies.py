@@ -364,10 +364,10 @@ def test_parts_and_commits_without_a_plan_are_known_by_their_names_and_cleared(
     quantize(source, target, OTHER, RUN)
     leave()
     for run in (RUN, RUN.replace(workers=2)):
-        with pytest.raises(TargetConflict, match=r"a run whose plan is gone.*--overwrite clears") as raised:
+        with pytest.raises(TargetConflict, match=r"a run without its plan.*--overwrite to clear") as raised:
             quantize(source, target, CONFIG, run)
         assert "\n" not in str(raised.value)
-    with pytest.raises(TargetConflict, match="--overwrite clears"):
+    with pytest.raises(TargetConflict, match="--overwrite to clear"):
         plan_only(source, target, CONFIG, RUN)
     plan_only(source, target, CONFIG, OVERWRITING)
     quantize(source, target, CONFIG, OVERWRITING)
@@ -382,7 +382,7 @@ def test_parts_and_commits_without_a_plan_are_known_by_their_names_and_cleared(
     store.write("thesis.tex", b"mine")
     before = objects(target)
     for run in (RUN, OVERWRITING):
-        with pytest.raises(TargetConflict, match=r"files of others|other files"):
+        with pytest.raises(TargetConflict, match=r"files that are not a run's|other files"):
             quantize(source, target, CONFIG, run)
     assert objects(target) == before
 

@@ -116,7 +116,7 @@ def test_a_small_file_that_the_dataset_has_lost_is_missed_before_anything_is_wri
     lost.unlink()
     if instead == "folder":
         lost.mkdir()
-    with pytest.raises(IncompleteDataset, match=rf"{path}: listed in its manifest, and not there"):
+    with pytest.raises(IncompleteDataset, match=rf"{path}: listed in its manifest, but missing"):
         export_dataset(str(tmp_path / "dataset"), tmp_path / "out", OPTIONS, RUN)
     assert not (tmp_path / "out").exists()
 
@@ -412,7 +412,7 @@ def test_an_export_that_has_not_finished_is_no_source(dataset: str, tmp_path: Pa
     for path in (tmp_path / "out").iterdir():
         if path.suffix != ".safetensors":
             path.unlink()
-    with pytest.raises(InvalidCheckpoint, match=r"an export that has not finished.*the same export command"):
+    with pytest.raises(InvalidCheckpoint, match=r"an unfinished export.*the same export command"):
         open_checkpoint(str(tmp_path / "out"))
     (tmp_path / "out/config.json").write_text("{}")  # somebody's copy of a finished one
     assert len(open_checkpoint(str(tmp_path / "out")).layers) == len(layers)

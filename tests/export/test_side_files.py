@@ -95,13 +95,17 @@ def test_in_an_object_store_too(copied: Path, tmp_path: Path, bucket: Bucket, wa
 @pytest.mark.parametrize("way", WAYS)
 def test_a_file_that_is_gone_is_missed(copied: Path, tmp_path: Path, way: str) -> None:
     (copied / "generation_config.json").unlink()
-    with pytest.raises(IncompleteDataset, match=r"generation_config\.json: listed in its manifest, and not"):
+    with pytest.raises(
+        IncompleteDataset, match=r"generation_config\.json: listed in its manifest, but missing"
+    ):
         WAYS[way](str(copied), tmp_path / "out", RUN)
 
 
 def test_a_model_and_a_tokenizer_miss_it_as_well(copied: Path) -> None:
     (copied / "generation_config.json").unlink()
-    with pytest.raises(IncompleteDataset, match=r"generation_config\.json: listed in its manifest, and not"):
+    with pytest.raises(
+        IncompleteDataset, match=r"generation_config\.json: listed in its manifest, but missing"
+    ):
         load_model(copied, LlamaForCausalLM)
     load_model(copied, LlamaForCausalLM, verify=False)
     (copied / "tokenizer_config.json").unlink()
@@ -120,7 +124,7 @@ def test_vllm_that_serves_the_dataset_itself_has_read_what_the_run_copied(
     with pytest.raises(CorruptWeights, match=r"config\.json: this is not the file .* arrowquant vllm TARGET"):
         check_small_files(str(tmp_path / "link"), dataset)
     (copied / "config.json").unlink()
-    with pytest.raises(IncompleteDataset, match=r"config\.json: listed in its manifest, and not there"):
+    with pytest.raises(IncompleteDataset, match=r"config\.json: listed in its manifest, but missing"):
         check_small_files(str(copied), dataset)
 
 

@@ -19,7 +19,7 @@ from tests.export.datasets import made_dataset, same
 from tests.sources import random_weights
 
 RUN = RunConfig(engine="inline", workers=1)
-BEGUN = r"an export that has not finished.*run the same export command again"
+BEGUN = r"an unfinished export.*run the same export command again"
 
 
 def quantize(source: Path) -> None:
@@ -121,7 +121,7 @@ def test_v1_files_of_an_export_that_lacks_one_are_no_dataset(
 ) -> None:
     out = begun(finished / "v1", tmp_path / "out", weights_only=True)
     (out / f"weights/{gone}.parquet").unlink()
-    with pytest.raises(ArrowQuantError, match=r"2 of 3 files are here .*an export that has not finished"):
+    with pytest.raises(ArrowQuantError, match=r"2 of 3 files are here .*an unfinished export"):
         READERS[reader](out)
 
 
@@ -129,7 +129,7 @@ def test_verify_says_which_files_of_a_begun_v1_export_are_missing(finished: Path
     out = begun(finished / "v1", tmp_path / "out", weights_only=True)
     (problem,) = verify(out).problems
     assert (problem.kind, problem.uri) == (IncompleteDataset.kind, str(out))
-    assert "an export that has not finished" in problem.message
+    assert "an unfinished export" in problem.message
     (out / "weights/model-00002-of-00003.parquet").unlink()
     (problem,) = verify(out).problems
     assert problem.message.startswith("2 of 3 files are here")
@@ -183,7 +183,7 @@ def test_a_gguf_export_is_no_source(tmp_path: Path) -> None:
             READERS[reader](tmp_path)
     (tmp_path / "export.json").write_text('{"format": "gguf", "origin": {"dataset": "s3://b/model"}}')
     for reader in ("quantize", "verify", "loader", "export", "inspect", "report"):
-        with pytest.raises(ArrowQuantError, match=r"an export as gguf and no dataset.*s3://b/model"):
+        with pytest.raises(ArrowQuantError, match=r"an export as gguf, not a dataset.*s3://b/model"):
             READERS[reader](tmp_path)
 
 

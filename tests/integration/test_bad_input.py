@@ -82,7 +82,9 @@ def test_a_target_with_other_files_is_refused_and_left_alone(source: Path, targe
 
 def test_a_target_that_is_a_file_is_refused(source: Path, target: Path) -> None:
     target.write_text("the only copy")
-    assert "a file is here, and a folder is needed" in error_of(call("quantize", source, target), 2)
+    assert "this is a file, but the target has to be a folder" in error_of(
+        call("quantize", source, target), 2
+    )
     assert target.read_text() == "the only copy"
 
 

@@ -78,7 +78,7 @@ def test_weights_stay_verified_beside_an_edited_config(target: Path, tmp_path: P
     with pytest.raises(
         CorruptWeights,
         match=r"config\.json: .* \(\d+ bytes instead of \d+\), so it was edited or is damaged; fetch it again or, if "
-        r"it was meant, pass config= with its folder \(weights stay verified\) or verify=False",
+        r"the edit was intended, pass config= with its folder \(weights stay verified\) or verify=False",
     ):
         load_model(target, AutoModelForCausalLM, codes=codes)
     model = load_model(target, AutoModelForCausalLM, config=config, codes=codes)
@@ -91,7 +91,7 @@ def test_weights_stay_verified_beside_an_edited_config(target: Path, tmp_path: P
 def test_a_config_of_as_many_bytes_says_that_its_hash_is_another(target: Path) -> None:
     file = target / "config.json"
     file.write_text(file.read_text().replace('"hidden_size": 32', '"hidden_size": 23'))
-    with pytest.raises(CorruptWeights, match="as many bytes with another hash"):
+    with pytest.raises(CorruptWeights, match="the same size, but another hash"):
         load_model(target, AutoModelForCausalLM)
 
 

@@ -42,9 +42,9 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (
             "compressed",
-            r"an export as compressed-tensors and no dataset: transformers and vLLM open it; .*target",
+            r"an export as compressed-tensors, not a dataset: transformers and vLLM open it; .*target",
         ),
-        ("safetensors", r"an export as safetensors and no dataset: transformers' from_pretrained opens it"),
+        ("safetensors", r"an export as safetensors, not a dataset: transformers' from_pretrained opens it"),
     ],
 )
 def test_an_export_says_what_opens_it_and_what_it_was_made_of(

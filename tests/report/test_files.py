@@ -359,7 +359,7 @@ def test_a_place_that_holds_nothing_or_an_export_is_told_from_a_run_without_a_re
         load_report(tmp_path / "typo")
     record = {"format": "gguf", "origin": {"dataset": "s3://bucket/model"}}
     (tmp_path / "export.json").write_text(json.dumps(record))
-    with pytest.raises(NotFound, match=r"this is an export as gguf and no dataset.*s3://bucket/model"):
+    with pytest.raises(NotFound, match=r"this is an export as gguf, not a dataset.*s3://bucket/model"):
         load_report(tmp_path)
 
 

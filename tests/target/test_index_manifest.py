@@ -261,14 +261,14 @@ def test_an_alias_that_is_not_what_its_hash_is_of_is_corrupt() -> None:
     values = json.loads(make_manifest(make_receipt()).to_bytes())
     values["aliases"] = {"lm_head.weight": "embed.weighs"}
     with pytest.raises(
-        CorruptWeights, match="`aliases` of the manifest is not what its `aliases_hash` is of"
+        CorruptWeights, match="`aliases` of the manifest is not what its `aliases_hash` was computed from"
     ):
         Manifest.from_dict(values)
 
 
 @pytest.mark.parametrize("data", [b"[]", b"{}", b'{"format": "icechunk"}', b"null"])
 def test_somebody_elses_manifest_is_told_apart(data: bytes) -> None:
-    with pytest.raises(InvalidCheckpoint, match="not of arrowquant"):
+    with pytest.raises(InvalidCheckpoint, match="not written by arrowquant-dist"):
         Manifest.from_bytes(data, "x")
 
 
@@ -306,9 +306,9 @@ def test_the_index_is_checked_against_the_manifest(place: Place) -> None:
     ("listed", "indexed", "message"),
     [
         (make_receipt(attempt="b"), make_receipt(attempt="a"), "does not list"),
-        (make_receipt(nbytes=1352), make_receipt(), "behind the end"),
-        (make_receipt(rows=3), make_receipt(rows=2), "another number of rows"),
-        (make_receipt(rows=1), make_receipt(rows=2), "another number of rows"),
+        (make_receipt(nbytes=1352), make_receipt(), "beyond the end"),
+        (make_receipt(rows=3), make_receipt(rows=2), "different numbers of rows"),
+        (make_receipt(rows=1), make_receipt(rows=2), "different numbers of rows"),
     ],
 )
 def test_an_index_that_contradicts_the_manifest_is_refused(
@@ -322,7 +322,7 @@ def test_an_index_that_contradicts_the_manifest_is_refused(
 
 def test_an_index_with_other_bytes_than_the_manifests_is_refused(place: Place) -> None:
     place.put("index.parquet", make_index(make_receipt(attempt="z")))
-    with pytest.raises(CorruptWeights, match="not those that the manifest lists"):
+    with pytest.raises(CorruptWeights, match="is not what the manifest lists"):
         make_manifest(make_receipt()).read_index(open_store(place.uri, place.storage))
 
 

@@ -307,9 +307,9 @@ def test_nothing_is_swept_where_the_dataset_has_lost_a_part(place: Place) -> Non
 def test_a_sidecar_that_somebody_else_put_there_is_refused_and_kept(place: Place) -> None:
     driver = committed(place)
     place.put("config.json", b"mine")
-    with pytest.raises(TargetConflict, match="not the source's"):
+    with pytest.raises(TargetConflict, match="differs from the source's"):
         driver.target.refuse_other_sidecars(SIDECARS, driver.target.look())
-    with pytest.raises(TargetConflict, match=r"config\.json: this file is not the source's"):
+    with pytest.raises(TargetConflict, match=r"config\.json: this file differs from the source's"):
         driver.publish()
     assert place.get("config.json") == b"mine"
     assert "manifest.json" not in place.paths()
@@ -378,7 +378,7 @@ def test_a_receipt_that_is_known_is_not_read_again_unless_its_part_is_gone(
 def test_a_file_is_no_target(place: Place) -> None:
     place.put("model.bin", b"x")
     for action in (Target.look, cleared, lambda target: target.start(plan(), target.look())):
-        with pytest.raises(TargetConflict, match="a file is here, and a folder is needed"):
+        with pytest.raises(TargetConflict, match="this is a file, but the target has to be a folder"):
             action(Target.open(f"{place.uri}/model.bin", place.storage))
     assert place.paths() == ["model.bin"]
 

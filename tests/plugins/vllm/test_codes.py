@@ -228,7 +228,7 @@ def test_a_folder_for_vllm_in_the_place_of_a_dataset_is_called_that(
 ) -> None:
     target, folder = quantized(tmp_path, **CASES["W8"][0]), tmp_path / "folder"
     assert program("vllm", target, folder) == 0
-    said = r"folder for vLLM, without weights; give the dataset that its arrowquant\.json names"
+    said = r"folder for vLLM, without weights; use the dataset that its arrowquant\.json names"
     with pytest.raises(NotFound, match=said):
         WeightLoader(folder)
     for command in (

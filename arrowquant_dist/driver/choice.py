@@ -33,17 +33,17 @@ class Promise:
         if self.nbytes is not None and found > self.nbytes:
             again = self.nbytes * self.nbytes // found
             message = (
-                f"the parts take {found} bytes and size asks for at most {self.nbytes}: rows that were not looked at "
-                f"take more than those that were; nothing is published, say --size {again} with --overwrite"
+                f"the parts take {found} bytes, but size asks for at most {self.nbytes}: the choice was made from a "
+                f"sample of rows, and the others take more; nothing was published, try --size {again} with --overwrite"
             )
             raise InvalidConfig(message, uri=uri)
         mean = report.accuracy.cosine.mean if report.accuracy is not None and report.accuracy.cosine else 1.0
         if self.cosine is not None and mean < self.cosine:
             closer = 1.0 - (1.0 - self.cosine) ** 2 / (1.0 - mean)
             message = (
-                f"the mean weight cosine is {mean:.6f}, min_quality asks for {self.cosine:g}: rows that were not "
-                f"looked at lose more than those that were; nothing is published: --min-quality {closer:.6f} with "
-                "--overwrite"
+                f"the mean weight cosine is {mean:.6f}, but min_quality asks for {self.cosine:g}: the choice was "
+                "made from a sample of rows, and the others lose more; nothing was published, try --min-quality "
+                f"{closer:.6f} with --overwrite"
             )
             raise InvalidConfig(message, uri=uri)
 

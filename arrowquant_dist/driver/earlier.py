@@ -25,8 +25,8 @@ def refuse_difference(dataset: Target, planned: PlannedRun, plan: Plan) -> None:
         there = plan_from_table(planned.table)
         if DISTILLATION_KEY in there.config:
             raise TargetConflict(
-                "the target holds what `distill` made, which `quantize` neither resumes nor repairs; give that command "
-                "again (with --overwrite where the dataset is damaged), or choose another target",
+                "the target holds what `distill` made, which `quantize` neither resumes nor repairs; run `distill` "
+                "again (with --overwrite if the dataset is damaged), or choose another target",
                 uri=dataset.store.uri,
             )
         changes = "; ".join(differences(there, plan))

@@ -17,7 +17,9 @@ from arrowquant_dist.target.manifest import LOST_SIDECAR, is_read
 from arrowquant_dist.target.target import Target
 
 _REQUESTS = 4  # concurrent requests of the driver, as a multiple of a worker's
-_IF_MEANT = "put the old one back, and give the edited one as config= to load_model, or edit an export's"
+_IF_MEANT = (
+    "put the original back and pass the edited file to load_model as config=, or edit that of an export"
+)
 _MOST_REQUESTS = 256  # maximum that Transfer accepts
 
 

@@ -123,8 +123,8 @@ class Repair:
         found = [row.header for row in receipt.rows]
         wrong = next((now for now in found if now not in recorded), found[0])
         message = (
-            "its rows, done again, are not those that the dataset has: the source or the code is not what it was made "
-            "with; put it back, or make the whole dataset anew with --overwrite"
+            "its rows, quantized again, differ from those recorded for the dataset: the source or the code is not the "
+            "one that made it; restore that one, or quantize everything again with --overwrite"
         )
         raise InvalidCheckpoint(message, layer=wrong.layer_name, uri=self.target.store.uri)
 
@@ -165,7 +165,7 @@ def find_damage(target: Target, plan: Plan, sidecars: Files, listing: Listing) -
     if manifest is not None:
         sidecars = _sidecars_of(target, manifest, files, sidecars)
     for path in damaged:
-        _LOG.warning("damaged, and made again: %s", target.store.url(path))
+        _LOG.warning("damaged, making it again: %s", target.store.url(path))
     target.store.delete([receipt.part for shard, receipt in committed.items() if shard not in receipts])
     indexes = (
         [manifest.index.path] if manifest is not None and parts else []
@@ -213,8 +213,8 @@ def _refuse_damage_without_plan(target: Target, manifest: Manifest | None, listi
         damaged += _damaged_files(target, manifest, {})
     if damaged:
         message = (
-            f"damaged: {', '.join(damaged[:5])}; and the plan that the dataset was made by ({PLAN_PATH}) is damaged or "
-            "gone, so only all of it can be done again: quantize with --overwrite"
+            f"damaged: {', '.join(damaged[:5])}; the dataset's plan ({PLAN_PATH}) is damaged or gone too, so single "
+            "files can't be repaired: quantize everything again with --overwrite"
         )
         raise IncompleteDataset(message, uri=target.store.uri)
 
@@ -252,8 +252,8 @@ def _refuse_unrecorded(
     ]
     if unknown:
         message = (
-            f"nothing says any more what the dataset had in {len(unknown)} of its shards ({listed(unknown)}): manifest "
-            "and commit are damaged or gone; make it anew with --overwrite"
+            f"{len(unknown)} of the dataset's shards ({listed(unknown)}) can't be repaired, since manifest and commit, "
+            "which recorded the content, are damaged or gone; quantize everything again with --overwrite"
         )
         raise IncompleteDataset(message, uri=target.store.uri)
 
@@ -268,11 +268,11 @@ def _sidecars_of(target: Target, manifest: Manifest, damaged: Sequence[str], sid
     for said in manifest.sidecars:
         data = sidecars.get(said.path) if said.path in damaged else target.store.read(said.path)
         if data is None or (StoredFile.of(said.path, data) != said and data != _content(target, said.path)):
-            now = f"{counted(len(data), 'byte')}, {hash_of(data)}" if data is not None else "none"
+            now = f"{counted(len(data), 'byte')}, {hash_of(data)}" if data is not None else "missing"
             message = (
-                f"it is damaged, and the source's is not what was copied (was {counted(said.nbytes, 'byte')}, "
-                f"{said.hash}; is {now}); put back the source's, or the code that copied it, or quantize with "
-                "--overwrite"
+                f"it is damaged, and the source's file is not the one that was copied (was "
+                f"{counted(said.nbytes, 'byte')}, {said.hash}; is {now}); restore the source's file, or the code that "
+                "copied it, or quantize with --overwrite"
             )
             raise InvalidCheckpoint(message, uri=target.store.url(said.path))
         files[said.path] = data

@@ -45,5 +45,5 @@ def quantize_tracked(
     outcome, failure = tracked(begin, lambda _: quantize(source, target, config, run, on_progress), end)
     if failure is None:
         return outcome
-    note = f"the dataset is published, and its figures are not all in MLflow: {failure}"
+    note = f"the dataset is published, but not all of its figures are in MLflow: {failure}"
     return replace(outcome, report=replace(outcome.report, notes=(*outcome.report.notes, note)))

@@ -293,7 +293,7 @@ def test_rows_that_come_out_otherwise_are_refused_and_the_dataset_stays(
     with monkeypatch.context() as patch:
         patch.setattr("arrowquant_dist.worker.shard.quantize_values", otherwise)
         with pytest.raises(
-            InvalidCheckpoint, match="its rows, done again, are not those that the dataset has"
+            InvalidCheckpoint, match="its rows, quantized again, differ from those recorded for the dataset"
         ):
             quantize(source, str(target), CONFIG, REPAIR)
     assert (target / "manifest.json").read_bytes() == manifest
@@ -318,7 +318,7 @@ def test_a_shard_of_which_index_and_commit_are_gone_is_held_to_the_hash_in_the_m
     with monkeypatch.context() as patch:
         patch.setattr("arrowquant_dist.worker.shard.quantize_values", otherwise)
         with pytest.raises(
-            InvalidCheckpoint, match="its rows, done again, are not those that the dataset has"
+            InvalidCheckpoint, match="its rows, quantized again, differ from those recorded for the dataset"
         ):
             quantize(source, str(target), CONFIG, REPAIR)
     assert (target / "manifest.json").read_bytes() == manifest
@@ -356,7 +356,8 @@ def test_a_shard_of_which_nothing_is_recorded_is_refused_and_everything_stays(
     gone(target / "run/commits/00001.json")
     before = contents(target)
     with pytest.raises(
-        IncompleteDataset, match=r"had in 1 of its shards \(1\): manifest and commit are .* --overwrite"
+        IncompleteDataset,
+        match=r"1 of the dataset's shards \(1\) can't be repaired, since manifest and commit, .* --overwrite",
     ):
         quantize(source, str(target), CONFIG, REPAIR)
     assert contents(target) == before
@@ -413,7 +414,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 def test_the_ordinary_command_on_a_dataset_that_lacks_a_part_names_repair(source: str, target: Path) -> None:
     gone(parts(target)[1])
-    with pytest.raises(IncompleteDataset, match=r"1 part of the dataset is missing or cut .*--repair"):
+    with pytest.raises(IncompleteDataset, match=r"1 part of the dataset is missing or cut off .*--repair"):
         quantize(source, str(target), CONFIG, RUN)
 
 
@@ -451,7 +452,7 @@ def test_without_its_plan_a_damaged_dataset_is_refused_and_a_sound_one_is_sound(
     assert verify(str(target)).problems == ()
     zeroed(parts(target)[1])
     with pytest.raises(
-        IncompleteDataset, match=r"damaged: weights/shard=00001/.*the plan .* is damaged or gone"
+        IncompleteDataset, match=r"damaged: weights/shard=00001/.*the dataset's plan .* is damaged or gone"
     ):
         quantize(source, str(target), CONFIG, REPAIR)
 

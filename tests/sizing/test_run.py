@@ -150,11 +150,11 @@ def test_a_size_that_what_was_written_passes_is_an_error_and_nothing_is_publishe
 ) -> None:
     source, target = misleading(tmp_path / "source", monkeypatch), tmp_path / "out"
     with pytest.raises(
-        InvalidConfig, match=r"size asks for at most 300000: .* say --size \d+ with --overwrite"
+        InvalidConfig, match=r"size asks for at most 300000: .* try --size \d+ with --overwrite"
     ):
         ArrowQuantizer(QuantizationConfig(size=300_000)).quantize(source, str(target))
     assert not (target / "manifest.json").exists()
-    with pytest.raises(InvalidConfig, match="nothing is published"):
+    with pytest.raises(InvalidConfig, match="nothing was published"):
         ArrowQuantizer(QuantizationConfig(size=300_000)).quantize(source, str(target))
 
 

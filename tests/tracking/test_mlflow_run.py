@@ -90,7 +90,7 @@ def test_a_run_that_is_interrupted_is_killed_there(runs: Path, source: str, tmp_
 def test_a_server_that_is_lost_costs_a_note_and_no_dataset(runs: Path, source: str, tmp_path: Path) -> None:
     report = quantize(source, tmp_path, lambda _: shutil.rmtree(runs, ignore_errors=True))
     [note] = [note for note in report.notes if "MLflow" in note]
-    assert "the dataset is published, and its figures are not all in MLflow" in note
+    assert "the dataset is published, but not all of its figures are in MLflow" in note
     assert (tmp_path / "target" / "manifest.json").exists()
 
 

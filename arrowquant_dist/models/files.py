@@ -49,7 +49,7 @@ class SmallFiles:
             for path in filter(wanted, dict.fromkeys((*self.paths, *listed_paths))):
                 uri = f"{self.uri.rstrip('/')}/{path}"
                 if not (self.folder / path).is_file():
-                    message = f"listed in its manifest, and not there; fetch it again or, if it was meant, {if_meant}"
+                    message = f"listed in its manifest, but not there; fetch it again or, if it was meant, {if_meant}"
                     raise IncompleteDataset(message, uri=uri)
                 self.manifest.check_sidecar(path, (self.folder / path).read_bytes(), uri, if_meant)
 

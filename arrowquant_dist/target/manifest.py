@@ -30,7 +30,7 @@ from arrowquant_dist.target.receipt import Receipt
 
 MANIFEST_PATH = "manifest.json"
 MANIFEST_VERSION = 2
-LOST_SIDECAR = "listed in its manifest, but missing; fetch it again, or quantize with --repair"
+LOST_SIDECAR = "listed in its manifest, but not there; fetch it again, or quantize with --repair"
 _FORMAT = "arrowquant"
 _ALIASES_HASH = "aliases_hash"  # written if there are aliases; earlier releases do not write it
 

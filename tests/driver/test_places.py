@@ -135,7 +135,7 @@ def test_a_dataset_that_lost_a_file_that_its_run_copied_is_no_source(
     quantize(source, str(tmp_path / "first"), CONFIG, RUN)
     (tmp_path / "first" / name).unlink()
     (tmp_path / "first/README.md").unlink()
-    with pytest.raises(InvalidCheckpoint, match=rf"first: {name}: listed in its manifest, but missing"):
+    with pytest.raises(InvalidCheckpoint, match=rf"first: {name}: listed in its manifest, but not there"):
         call(str(tmp_path / "first"), str(tmp_path / "second"), CONFIG, RUN)
     assert not (tmp_path / "second").exists()
     (tmp_path / "first" / name).write_bytes(Path(source, name).read_bytes())

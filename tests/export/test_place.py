@@ -116,7 +116,7 @@ def test_a_small_file_that_the_dataset_has_lost_is_missed_before_anything_is_wri
     lost.unlink()
     if instead == "folder":
         lost.mkdir()
-    with pytest.raises(IncompleteDataset, match=rf"{path}: listed in its manifest, but missing"):
+    with pytest.raises(IncompleteDataset, match=rf"{path}: listed in its manifest, but not there"):
         export_dataset(str(tmp_path / "dataset"), tmp_path / "out", OPTIONS, RUN)
     assert not (tmp_path / "out").exists()
 

@@ -96,7 +96,7 @@ def test_in_an_object_store_too(copied: Path, tmp_path: Path, bucket: Bucket, wa
 def test_a_file_that_is_gone_is_missed(copied: Path, tmp_path: Path, way: str) -> None:
     (copied / "generation_config.json").unlink()
     with pytest.raises(
-        IncompleteDataset, match=r"generation_config\.json: listed in its manifest, but missing"
+        IncompleteDataset, match=r"generation_config\.json: listed in its manifest, but not there"
     ):
         WAYS[way](str(copied), tmp_path / "out", RUN)
 
@@ -104,7 +104,7 @@ def test_a_file_that_is_gone_is_missed(copied: Path, tmp_path: Path, way: str) -
 def test_a_model_and_a_tokenizer_miss_it_as_well(copied: Path) -> None:
     (copied / "generation_config.json").unlink()
     with pytest.raises(
-        IncompleteDataset, match=r"generation_config\.json: listed in its manifest, but missing"
+        IncompleteDataset, match=r"generation_config\.json: listed in its manifest, but not there"
     ):
         load_model(copied, LlamaForCausalLM)
     load_model(copied, LlamaForCausalLM, verify=False)
@@ -124,7 +124,7 @@ def test_vllm_that_serves_the_dataset_itself_has_read_what_the_run_copied(
     with pytest.raises(CorruptWeights, match=r"config\.json: this is not the file .* arrowquant vllm TARGET"):
         check_small_files(str(tmp_path / "link"), dataset)
     (copied / "config.json").unlink()
-    with pytest.raises(IncompleteDataset, match=r"config\.json: listed in its manifest, but missing"):
+    with pytest.raises(IncompleteDataset, match=r"config\.json: listed in its manifest, but not there"):
         check_small_files(str(copied), dataset)
 
 

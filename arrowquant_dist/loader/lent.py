@@ -110,8 +110,8 @@ class Lent:
 
 def _over(layer: str | None) -> InvalidConfig:
     message = (
-        "the tensor was borrowed from a stream that has gone on since; use it before the next one is asked for, keep "
-        "tensor.clone(), or leave .borrowed() out"
+        "the tensor was borrowed from a stream that has gone on since; use it before you ask for the next one, keep "
+        "tensor.clone(), or leave out .borrowed()"
     )
     return InvalidConfig(message, layer=layer)
 

@@ -46,7 +46,9 @@ def _listed(names: Any, uri: str) -> list[str]:
         words = [names]
     for word in words:
         if not isinstance(word, str):
-            message = f"layers are asked for by names or globs, texts, not {shown(word)}; loader.keys() has the names"
+            message = (
+                f"layer names and globs have to be strings, not {shown(word)}; loader.keys() lists the names"
+            )
             raise InvalidConfig(message, uri=uri)
     return words
 
@@ -61,9 +63,9 @@ def _unknown(words: Sequence[str], known: Sequence[str], uri: str) -> UnknownLay
     hint = (
         f"did you mean {listed(near)}?"
         if near
-        else f"it has {counted(len(known), 'other')}; loader.keys() has the names"
+        else f"it has {counted(len(known), 'other')}; loader.keys() lists the names"
     )
-    others = f" (nor for {listed(words[1:])})" if len(words) > 1 else ""
+    others = f" (the same is true of {listed(words[1:])})" if len(words) > 1 else ""
     kind = (
         "the glob matches none of the dataset's layers" if _is_glob(word) else "the dataset has no such layer"
     )

@@ -62,7 +62,7 @@ class OpenDataset:
         kept = self.dataset.kept_nbytes
         if kept > settings.memory_nbytes:
             message = (
-                f"decoding a row group of it takes {rounded_size(kept)}, and memory_budget is "
+                f"decoding a row group of it takes {rounded_size(kept)}, but memory_budget is "
                 f"{rounded_size(settings.memory_nbytes)}; raise it, or write the file with a row group per layer"
             )
             raise MemoryBudgetExceeded(message, uri=self.dataset.uri)

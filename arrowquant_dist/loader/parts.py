@@ -63,8 +63,8 @@ class Cut:
         if self.parallel is not None and not callable(self.parallel):
             if isinstance(self.parallel, TensorParallel):
                 return
-            message = f"parallel is {shown(self.parallel)}; give TensorParallel(rank, size, dim), or such a function"
-            raise InvalidConfig(message)
+            wanted = "pass TensorParallel(rank, size, dim), or a function that returns one"
+            raise InvalidConfig(f"parallel is {shown(self.parallel)}; {wanted}")
 
     @property
     def is_whole(self) -> bool:
@@ -89,14 +89,16 @@ class Cut:
             return self.parallel
         found = self.parallel(name)
         if found is not None and not isinstance(found, TensorParallel):
-            message = f"parallel gave {shown(found)} for it; give TensorParallel(rank, size, dim), or None"
+            message = (
+                f"parallel returned {shown(found)} for it; return TensorParallel(rank, size, dim), or None"
+            )
             raise InvalidConfig(message, layer=name)
         return found
 
 
 def _span(layer: StoredLayer, dim: int, word: str, given: Any) -> range:
     if not isinstance(given, slice) or given.step not in {None, 1}:
-        message = f"{word} is {shown(given)}; give a slice with step 1, as {word}=slice(0, 1024)"
+        message = f"{word} is {shown(given)}; pass a slice with step 1, such as {word}=slice(0, 1024)"
         raise InvalidConfig(message, layer=layer.name)
     if dim >= len(layer.shape):
         kind = "a scalar" if not layer.shape else f"shape {list(layer.shape)}"
@@ -104,6 +106,6 @@ def _span(layer: StoredLayer, dim: int, word: str, given: Any) -> range:
     try:
         start, stop, _ = given.indices(layer.shape[dim])
     except TypeError as error:
-        message = f"{word} is {shown(given)}; give a slice of whole numbers, as {word}=slice(0, 1024)"
+        message = f"{word} is {shown(given)}; pass a slice of whole numbers, such as {word}=slice(0, 1024)"
         raise InvalidConfig(message, layer=layer.name) from error
     return range(start, max(start, stop))

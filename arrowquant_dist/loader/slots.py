@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     import torch
 
 DECODED_DTYPES = ("float32", "float16", "bfloat16", "float64")
-_HINT = "load into the model it came from, or pass strict=False for names that differ"
+_HINT = "load into the model that it came from, or pass strict=False if names may differ"
 _CONVERTED = (
-    "transformers has other names and shapes for many models than their checkpoints (experts merged, projections and "
-    "prefixes renamed), which load_model(target, {}) converts as from_pretrained does"
+    "for many models, transformers uses other names and shapes than their checkpoints (experts merged, projections and "
+    "prefixes renamed); load_model(target, {}) converts them as from_pretrained does"
 )
 
 
@@ -74,7 +74,7 @@ class Slots:
         if strict and unexpected:
             problems.append(f"not in the module: {listed(unexpected)}")
         if problems:
-            raise self.mismatch(f"does not go with the dataset; {'; '.join(problems)}; {self._hint}")
+            raise self.mismatch(f"does not match the dataset; {'; '.join(problems)}; {self._hint}")
         return LoadedKeys(missing, unexpected)
 
     @property
@@ -115,7 +115,7 @@ class Slots:
                     copy_into(old, tensor)
             except (RuntimeError, TypeError, AttributeError, NotImplementedError) as error:
                 reason = shortened(" ".join(str(error).split()))
-                message = f"does not take {shortened(key)!r} ({reason}); load into a plain module"
+                message = f"does not accept {shortened(key)!r} ({reason}); load into a plain module"
                 raise self.mismatch(message) from error
 
     def _problems(self, found: Sequence[tuple[str, StoredLayer]]) -> Iterator[str]:
@@ -129,7 +129,7 @@ class Slots:
             yield f"{reason}: {listed(names)}" if reason else listed(names)
         elsewhere = self._elsewhere([name for name, _ in found])
         if elsewhere:
-            yield f"made for the state dict alone, no tensors of the module: {listed(elsewhere)}"
+            yield f"created by a state_dict hook, not tensors of the module itself: {listed(elsewhere)}"
 
     def _elsewhere(self, names: Sequence[str]) -> list[str]:
         """Returns keys whose tensors a state dict hook made: the module would never see values copied into them."""
@@ -165,19 +165,16 @@ def dtype_for(tensor: object, region: Region) -> str | None:
         message = f"read_into fills a torch tensor, not {_article(tensor)}"
         raise InvalidConfig(message, layer=layer.name)
     if tuple(tensor.shape) != region.shape:
-        message = (
-            f"it has shape {list(region.shape)}, the tensor {list(tensor.shape)}; give one of the same shape"
-        )
+        message = f"it has shape {list(region.shape)}, but the tensor has {list(tensor.shape)}; pass one of that shape"
         raise InvalidConfig(message, layer=layer.name)
     name = str(tensor.dtype).removeprefix("torch.")
     if not torch.can_cast(getattr(torch, layer.dtype), tensor.dtype):
         raise InvalidConfig(
-            f"it is {layer.dtype}, and the tensor {name}; give another tensor", layer=layer.name
+            f"it is {layer.dtype}, but the tensor is {name}; pass one of another dtype", layer=layer.name
         )
     if repeats_itself(tensor) or (tensor.numel() and not has_memory(tensor)):
-        message = (
-            f"no plain tensor that can be filled ({type(tensor).__name__}, {tensor.device}); give another"
-        )
+        kind = f"{type(tensor).__name__}, {tensor.device}"
+        message = f"this is not a plain tensor, so it cannot be filled ({kind}); pass another"
         raise InvalidConfig(message, layer=layer.name)
     return name if layer.is_float and name in DECODED_DTYPES else None
 
@@ -188,9 +185,9 @@ def _check_module(module: object) -> None:
     if isinstance(module, torch.nn.Module):
         return
     if isinstance(module, type):
-        message = f"what is filled is a module, not the class {module.__name__}; make one of it first"
+        message = f"expected a module, not the class {module.__name__}; create an instance first"
     else:
-        message = f"what is filled is a torch.nn.Module, not {_article(module)}; pass the model itself"
+        message = f"expected a torch.nn.Module, not {_article(module)}; pass the model itself"
     raise InvalidConfig(message)
 
 
@@ -205,14 +202,14 @@ def _problem(tensor: torch.Tensor, layer: StoredLayer) -> tuple[str, str] | None
     if torch.nn.parameter.is_lazy(tensor):
         return "not initialized yet, so run the module once first", ""
     if tuple(tensor.shape) != layer.shape:
-        return "", f"has shape {list(layer.shape)}, the module's {list(tensor.shape)}"
+        return "", f"has shape {list(layer.shape)} but {list(tensor.shape)} in the module"
     dtype = getattr(torch, layer.dtype)
     if not tensor.is_meta and not torch.can_cast(dtype, tensor.dtype):
-        return "", f"is {layer.dtype}, the module's {str(tensor.dtype).removeprefix('torch.')}"
+        return "", f"is {layer.dtype} but {str(tensor.dtype).removeprefix('torch.')} in the module"
     if repeats_itself(tensor):
         return "several values of the module share one place in memory", ""
     if not tensor.is_meta and tensor.numel() and not has_memory(tensor):
-        return "no plain tensors that can be filled", f"({type(tensor).__name__}, {tensor.layout})"
+        return "not plain tensors, so they cannot be filled", f"({type(tensor).__name__}, {tensor.layout})"
     return None
 
 

@@ -51,7 +51,7 @@ class Owned:
 def check_progress(progress: object) -> None:
     if progress is not None and not callable(progress):
         message = (
-            f"progress is {shown(progress)}; give a function of (bytes done, bytes of all, name), or None"
+            f"progress is {shown(progress)}; pass a function of (bytes done, bytes in all, name), or None"
         )
         raise InvalidConfig(message)
 

@@ -88,7 +88,7 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
 
 def _clash(slots: Slots, first: str, second: str) -> ModelMismatch:
     message = (
-        f"keeps {shortened(first)!r} and {shortened(second)!r} in the same memory, and the dataset has other values "
-        "for each; give the module a tensor for each of them (untie them), or load a dataset in which they are equal"
+        f"keeps {shortened(first)!r} and {shortened(second)!r} in the same memory, but the dataset has different "
+        "values for them; give the module a tensor for each (untie them), or load a dataset in which they are equal"
     )
     return slots.mismatch(message)

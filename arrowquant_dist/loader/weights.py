@@ -93,7 +93,7 @@ class WeightLoader(Displayed):
         check_bool("dequantize", dequantize)
         name = _dtype_name(dtype)
         if name is not None and not dequantize:
-            raise InvalidConfig("dtype goes with dequantize=True only; leave one of them out")
+            raise InvalidConfig("dtype can only be used with dequantize=True; leave one of them out")
         if workers is not None:
             check_whole("workers", workers, 1, MAX_WORKERS)
         limit = parse_size(memory_budget, "memory_budget")
@@ -335,7 +335,7 @@ class WeightLoader(Displayed):
     def _lent(self) -> Lent:
         """Returns the memory for the tensors of a borrowed stream."""
         if not self._settings.dequantize:
-            message = "only decoded tensors are lent; leave .borrowed() out, or dequantize=False"
+            message = "only decoded tensors can be borrowed; leave out .borrowed() or dequantize=False"
             raise InvalidConfig(message, uri=self._settings.uri)
         return Lent(self._open().lender())
 
@@ -345,9 +345,7 @@ class WeightLoader(Displayed):
 
     def _check_name(self, name: object) -> None:
         if not isinstance(name, str):
-            message = (
-                f"a layer is asked for by its name, a text, not {shown(name)}; loader.keys() has the names"
-            )
+            message = f"a layer's name has to be a string, not {shown(name)}; loader.keys() lists the names"
             raise InvalidConfig(message, uri=self._settings.uri)
 
     def _dtype_into(self, slots: Slots, key: str, layer: StoredLayer) -> str:
@@ -369,7 +367,7 @@ class WeightLoader(Displayed):
 
     def _check_open(self) -> None:
         if self._is_closed:
-            raise InvalidConfig("this loader is closed; open another", uri=self._settings.uri)
+            raise InvalidConfig("this loader is closed; open a new one", uri=self._settings.uri)
 
 
 def _reopened(settings: LoaderSettings) -> WeightLoader:
@@ -388,7 +386,7 @@ def _dtype_text(dtype: torch.dtype | str) -> str:
 
 def _dtype_name(dtype: torch.dtype | str | None) -> str | None:
     if dtype is not None and _dtype_text(dtype) not in DECODED_DTYPES:
-        raise InvalidConfig(f"dtype is {dtype}; one of {', '.join(DECODED_DTYPES)} is possible")
+        raise InvalidConfig(f"dtype is {dtype}; choose one of {', '.join(DECODED_DTYPES)}")
     return None if dtype is None else _dtype_text(dtype)
 
 
@@ -397,4 +395,6 @@ def _copy_into(tensor: torch.Tensor, values: torch.Tensor, name: str) -> None:
         copy_into(tensor, values)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise InvalidConfig(f"the tensor does not take it ({reason}); give another", layer=name) from error
+        raise InvalidConfig(
+            f"its values cannot be copied into the tensor ({reason}); pass another", layer=name
+        ) from error

@@ -256,7 +256,7 @@ def test_a_float_layer_is_not_cut_down_to_whole_numbers(tmp_path: Path) -> None:
     model = torch.nn.Module()
     model.register_buffer("w", torch.zeros(2, 2, dtype=torch.int8))
     path = write_v2(tmp_path / "w.parquet", [kept_row("w", np.full((2, 2), 0.5, "<f4"), "float32")])
-    with pytest.raises(ModelMismatch, match=r"'w' is float32, the module's int8"):
+    with pytest.raises(ModelMismatch, match=r"'w' is float32 but int8 in the module"):
         WeightLoader(path).load_into(model)
     assert not model.get_buffer("w").any()
 
@@ -313,9 +313,9 @@ def _hooked() -> torch.nn.Module:
     [
         (_expanded, "share one place in memory"),
         (_lazy, "not initialized yet, so run the module once first"),
-        (_sparse, "no plain tensors"),
-        (_freed, "no plain tensors"),
-        (_hooked, "made for the state dict alone"),
+        (_sparse, "not plain tensors"),
+        (_freed, "not plain tensors"),
+        (_hooked, "created by a state_dict hook"),
     ],
 )
 def test_tensors_that_cannot_be_filled_are_named_first(
@@ -329,7 +329,7 @@ def test_tensors_that_cannot_be_filled_are_named_first(
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (torch.nn.Linear, "not the class Linear; make one of it first"),
+        (torch.nn.Linear, "not the class Linear; create an instance first"),
         (None, "not None; pass the model itself"),
         ({"w": 1}, "not a value of type dict"),
     ],
@@ -357,4 +357,4 @@ def test_a_mismatch_of_thousands_of_names_stays_short(tmp_path: Path) -> None:
     assert len(str(caught.value)) < 2_000
     assert "w0, w1, w2, w3, w4 and 1995 more" in str(caught.value)
     assert str(caught.value).count("and 1995 more") == 2
-    assert str(caught.value).endswith("or pass strict=False for names that differ")
+    assert str(caught.value).endswith("or pass strict=False if names may differ")

@@ -224,7 +224,7 @@ def test_a_rank_that_cannot_be_is_refused(given: dict[str, Any], said: str) -> N
 def test_what_is_no_part_is_refused(target: str, given: Any) -> None:
     with pytest.raises(InvalidConfig, match=r"TensorParallel\(rank, size, dim\)"):
         WeightLoader(target).read("float32", parallel=given)
-    with pytest.raises(InvalidConfig, match=r"give TensorParallel\(rank, size, dim\), or None"):
+    with pytest.raises(InvalidConfig, match=r"return TensorParallel\(rank, size, dim\), or None"):
         WeightLoader(target).read("float32", parallel=lambda _: given)
 
 
@@ -239,7 +239,7 @@ def test_what_cannot_be_cut_says_why(tmp_path: Path) -> None:
     with pytest.raises(InvalidConfig, match="has no columns; read it whole"):
         loader.read("b", columns=slice(0, 1))
     with pytest.raises(
-        InvalidConfig, match=r"columns is the number 3; give a slice .*columns=slice\(0, 1024\)"
+        InvalidConfig, match=r"columns is the number 3; pass a slice .*columns=slice\(0, 1024\)"
     ):
         loader.read("conv", columns=3)  # type: ignore[arg-type]
 

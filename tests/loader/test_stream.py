@@ -76,7 +76,7 @@ def test_a_name_with_the_signs_of_a_glob_is_that_name(tmp_path: Path) -> None:
         ("model.layers.3.nrm", "the dataset has no such layer; did you mean model.layers.3.norm"),
         (["*.norm", "model.layers.3.nrm*"], "the glob matches none .*did you mean model.layers.3.norm"),
         ("Model.Layers.1.*", "the glob matches none"),
-        (["zzz", "*.qq"], r"no such layer \(nor for \*\.qq\); it has 36 others"),
+        (["zzz", "*.qq"], r"no such layer \(the same is true of \*\.qq\); it has 36 others"),
     ],
 )
 def test_what_matches_nothing_gets_the_nearest_names(loader: WeightLoader, names: Any, said: str) -> None:
@@ -86,7 +86,7 @@ def test_what_matches_nothing_gets_the_nearest_names(loader: WeightLoader, names
 
 @pytest.mark.parametrize("names", [3, [3], [None], b"w", [b"w"]])
 def test_names_are_texts(loader: WeightLoader, names: Any) -> None:
-    with pytest.raises(InvalidConfig, match=r"names or globs, texts, not .*loader\.keys\(\)"):
+    with pytest.raises(InvalidConfig, match=r"names and globs have to be strings, not .*loader\.keys\(\)"):
         loader.stream(names)
 
 

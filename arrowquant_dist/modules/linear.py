@@ -22,7 +22,7 @@ def check_activations(activations: Activations | None) -> None:
     choices = get_args(Activations)
     if activations is not None and not (isinstance(activations, str) and activations in choices):
         possible = " or ".join(map(repr, (None, *choices)))
-        raise InvalidConfig(f"activations is {shown(activations)}; {possible} is possible")
+        raise InvalidConfig(f"activations is {shown(activations)}; choose {possible}")
 
 
 def _check_bias(bias: object, rows: int) -> None:
@@ -31,7 +31,7 @@ def _check_bias(bias: object, rows: int) -> None:
     if not isinstance(bias, torch.Tensor) or not bias.is_floating_point() or bias.shape != (rows,):
         kind = f"{bias.dtype} {list(bias.shape)}" if isinstance(bias, torch.Tensor) else shown(bias)
         raise InvalidConfig(
-            f"a bias of {counted(rows, 'output')} has floating-point values [{rows}]; this is {kind}"
+            f"the bias for {counted(rows, 'output')} has to be a floating-point tensor of shape [{rows}], not {kind}"
         )
 
 
@@ -92,20 +92,18 @@ class QuantLinear(CodesLayer):
             message = (
                 f"a layer of {counted(self.in_features, 'feature')} takes floating-point values [..., "
                 f"{self.in_features}] of 16, 32 or 64 bits, not {values.dtype} {list(values.shape)}{layout}; "
-                "pass what the layer before it gives"
+                "pass the output of the layer before it"
             )
             raise InvalidConfig(message)
         codes_on = weight.device
         for other in (codes_on, codes_on if bias is None else bias.device):
             if other != values.device:  # with "meta" the result would be memory that nothing was written to
-                where = f"a layer's values are on {values.device}, and it is on {other}"
-                raise InvalidConfig(f"{where}; move one of them by .to(device)")
+                where = f"a layer's inputs are on {values.device}, but the layer is on {other}"
+                raise InvalidConfig(f"{where}; move one of them with .to(device)")
 
     def _refuse_whole_numbers(self) -> None:
         if self.activations is not None:
-            message = (
-                "quantized activations have no derivative and are not for torch.func; leave activations out"
-            )
+            message = "quantized activations have no derivative and do not work with torch.func; leave out activations"
             raise InvalidConfig(message)
 
     def extra_repr(self) -> str:

@@ -44,7 +44,7 @@ def load_codes_into(
     """
     if not isinstance(loader, WeightLoader):
         raise InvalidConfig(
-            f"loader is {shown(loader)}; open the dataset, as WeightLoader(uri), and pass that"
+            f"loader has to be a WeightLoader, not {shown(loader)}; open the dataset with WeightLoader(uri)"
         )
     check_bool("strict", strict)
     check_activations(activations)
@@ -53,7 +53,7 @@ def load_codes_into(
     loaded = slots.compare(layers, strict=strict)
     packable = [*_packable(module, slots, layers)]
     if any(owner is module for found in packable for owner in found.owners):
-        message = f"a {type(module).__name__} by itself cannot be replaced; pass the model that it is in"
+        message = f"a {type(module).__name__} by itself cannot be replaced; pass the model that contains it"
         raise InvalidConfig(message)
     with _without_weights(packable):
         loader.load_into(module, strict=False)

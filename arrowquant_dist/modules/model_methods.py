@@ -36,8 +36,8 @@ def refuse_saving(*_: object, **__: object) -> None:
     """Replaces save_pretrained: transformers would write codes under names that it does not know when it reads them
     back, and would then fill the model with random values."""
     message = (
-        "a model whose weights are codes cannot be saved as a checkpoint of transformers; write one from the dataset, "
-        "as arrowquant export TARGET OUT --format safetensors, or load_model it without codes=True"
+        "a model whose weights are codes cannot be saved as a checkpoint of transformers; write one from the dataset "
+        "with arrowquant export TARGET OUT --format safetensors, or load the model without codes=True"
     )
     raise InvalidConfig(message)
 
@@ -45,7 +45,7 @@ def refuse_saving(*_: object, **__: object) -> None:
 def refuse_resizing(*_: object, **__: object) -> None:
     """Replaces resize_token_embeddings, which would need rows that no layer of the dataset has."""
     message = (
-        "embeddings of a model whose weights are codes cannot get other sizes; load_model it without codes=True, or "
+        "embeddings of a model whose weights are codes cannot be resized; load the model without codes=True, or "
         "resize the source and quantize that"
     )
     raise InvalidConfig(message)
@@ -54,8 +54,8 @@ def refuse_resizing(*_: object, **__: object) -> None:
 def refuse_decoding(*_: object, **__: object) -> None:
     """Replaces dequantize, which would claim that the model is not quantized."""
     message = (
-        "a model whose weights are codes cannot be decoded where it is; load_model it without codes=True, or take the "
-        "values of a layer by its weight.dequantize()"
+        "a model whose weights are codes cannot be decoded in place; load the model without codes=True, or get "
+        "the values of a layer by its weight.dequantize()"
     )
     raise InvalidConfig(message)
 
@@ -74,7 +74,7 @@ class CodesMethod:
     def model(self) -> Any:
         found = self._model()
         if found is None:
-            raise ReferenceError("the model that this is a method of is gone")
+            raise ReferenceError("the model that this method belongs to no longer exists")
         return found
 
 
@@ -132,9 +132,9 @@ def _share_codes(model: torch.nn.Module, name: str, source: str) -> bool:
     if not isinstance(there, QuantWeight) or not isinstance(here, QuantWeight):
         kinds = {True: "codes", False: "values"}
         message = (
-            f"{name} has {kinds[isinstance(here, QuantWeight)]} and {source}, which it is tied to, "
-            f"{kinds[isinstance(there, QuantWeight)]}; set tie_word_embeddings=False in the model's config, or "
-            "load_model it without codes=True"
+            f"{name} has {kinds[isinstance(here, QuantWeight)]}, but {source}, which it is tied to, "
+            f"has {kinds[isinstance(there, QuantWeight)]}; set tie_word_embeddings=False in the model's config, or "
+            "load the model without codes=True"
         )
         raise InvalidConfig(message)
     setattr(to, attribute, there)

@@ -108,7 +108,7 @@ whole_linear.register_fake(_product)
 
 def _refuse(ctx: Any, grad: torch.Tensor) -> None:  # noqa: ARG001
     message = (
-        "quantized activations have no gradient; leave activations out to train what is before this layer"
+        "quantized activations have no gradient; leave out activations to train the layers before this one"
     )
     raise InvalidConfig(message)
 

@@ -51,9 +51,7 @@ class QuantWeight(torch.nn.Module):
     ) -> None:
         super().__init__()
         if bits not in BITS.values():
-            raise InvalidConfig(
-                f"bits is {bits}; one of {', '.join(map(str, sorted(BITS.values())))} is possible"
-            )
+            raise InvalidConfig(f"bits is {bits}; choose one of {', '.join(map(str, sorted(BITS.values())))}")
         check_whole("rows", rows, 0, _MOST)
         check_whole("columns", columns, 0, _MOST)
         check_whole("group_size", group_size, 0, _MOST)
@@ -79,7 +77,7 @@ class QuantWeight(torch.nn.Module):
         instead of the source's. Raises InvalidConfig if it is not a matrix of codes.
         """
         if not isinstance(tensor, QuantizedTensor):
-            message = f"codes come as a QuantizedTensor, not {shown(tensor)}; quantize_tensor makes one"
+            message = f"codes have to be a QuantizedTensor, not {shown(tensor)}; quantize_tensor makes one"
             raise InvalidConfig(message)
         if not is_packable(tensor.quant_type, tensor.shape, tensor.row_dims):
             message = f"only a matrix of codes can stay codes, not {tensor.quant_type} of shape {list(tensor.shape)}"
@@ -156,8 +154,8 @@ class QuantWeight(torch.nn.Module):
         """Raises InvalidConfig if requires_grad is True."""
         if requires_grad:
             message = (
-                "a weight whose values are codes has no gradient; train what is around it, or load_model without "
-                "codes=True"
+                "a weight whose values are codes has no gradient; train the layers around it, or load the model "
+                "without codes=True"
             )
             raise InvalidConfig(message)
         return self
@@ -210,8 +208,8 @@ class QuantWeight(torch.nn.Module):
         is_known = name in _OWN or name.startswith("_") or hasattr(type(self), name)
         if not is_known and hasattr(torch.Tensor, name):
             message = (
-                f"a weight whose values are codes has no {name!r} to set; put another QuantWeight in its place, or "
-                "load_model without codes=True"
+                f"a weight whose values are codes has no attribute {name!r} to set; replace it by another QuantWeight, "
+                "or load the model without codes=True"
             )
             raise InvalidConfig(message)
         super().__setattr__(name, value)
@@ -224,7 +222,8 @@ class QuantWeight(torch.nn.Module):
             if not hasattr(torch.Tensor, name):
                 raise
             message = (
-                f"a weight whose values are codes has no {name!r}, as tensors have; dequantize() gives them"
+                f"a weight whose values are codes has no attribute {name!r}; "
+                "dequantize() returns a tensor that has it"
             )
             raise AttributeError(message, name=name, obj=self) from error
 
@@ -259,14 +258,14 @@ class QuantWeight(torch.nn.Module):
         own, form = [self.shape[1], self.bits, self.group_size], found.get("form")
         if form is None or form.tolist() != own:
             has = "unknown" if form is None else form.tolist()
-            return f"codes are of another form: columns, bits and group_size are {has}, not {own}"
+            return f"codes have another form: columns, bits and group_size are {has}, not {own}"
         missing = [name for name in self._buffers if name not in found]
         if missing:
-            return f"codes are nothing without their {' and '.join(missing)}; load a state dict that has all"
+            return f"codes cannot be loaded without their {' and '.join(missing)}; load a state dict that has all"
         for name, value in found.items():
             dtype = getattr(self, name).dtype
             if value.dtype != dtype:
-                return f"{name} are {value.dtype}, not {dtype}; numbers that were cast may be others"
+                return f"{name} are {value.dtype}, not {dtype}; casting may have changed the numbers"
         return ""
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:  # noqa: ARG002, FBT001, FBT002
@@ -296,8 +295,8 @@ class QuantWeight(torch.nn.Module):
         name = getattr(func, "__name__", "")
         if name.endswith("_") and not name.endswith("__"):
             message = (
-                f"{name} would change a weight whose values are codes; dequantize() gives values that can be changed, "
-                "and load_model without codes=True a model of them"
+                f"{name} would change a weight whose values are codes; change the values that dequantize() returns, "
+                "or load the model without codes=True"
             )
             raise InvalidConfig(message)
         given = {name: _decoded(value) for name, value in (kwargs or {}).items()}
@@ -323,19 +322,18 @@ class CodesLayer(torch.nn.Module):
 
 def _check_weight(weight: object, old: object) -> None:
     if not isinstance(weight, QuantWeight):
-        message = (
-            f"weight is {shown(weight)}; give a QuantWeight, which QuantWeight.of makes of quantized values"
-        )
+        message = f"weight has to be a QuantWeight, not {shown(weight)}; QuantWeight.of makes one from quantized values"
         raise InvalidConfig(message)
     if isinstance(old, QuantWeight) and weight.shape != old.shape:
-        message = f"weight is {list(weight.shape)} in the place of {list(old.shape)}; make a new layer of it"
+        shapes = f"weight has shape {list(weight.shape)}, and this layer's has {list(old.shape)}"
+        message = f"{shapes}; make a new layer for it"
         raise InvalidConfig(message)
 
 
 def _check_dtype(dtype: object) -> None:
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point or dtype.itemsize < 2:
         raise InvalidConfig(
-            f"dtype is {shown(dtype)}; a floating-point dtype, as torch.bfloat16, is possible"
+            f"dtype has to be a floating-point dtype of 16 bits or more, such as torch.bfloat16, not {shown(dtype)}"
         )
 
 

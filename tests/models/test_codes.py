@@ -200,7 +200,7 @@ def test_what_needs_weights_as_tensors_is_refused(
 ) -> None:
     target = target_of(llama(), tmp_path, config_of("int4"))
     model = copied(load_model(target, AutoModelForCausalLM, codes=True)).get_submodule(part)
-    with pytest.raises(InvalidConfig, match="cannot get other sizes; load_model it without codes=True"):
+    with pytest.raises(InvalidConfig, match="cannot be resized; load the model without codes=True"):
         model.resize_token_embeddings(100)
     for refused in (model.save_pretrained, model.push_to_hub):
         with pytest.raises(InvalidConfig, match="cannot be saved"):

@@ -175,7 +175,7 @@ def test_a_model_none_of_whose_weights_are_codes_keeps_its_methods(tmp_path: Pat
 @pytest.mark.parametrize("change", ["data", "grad", "T"])
 def test_what_would_change_nothing_of_a_weight_is_refused(tmp_path: Path, change: str) -> None:
     weight = tied(tmp_path).lm_head.weight
-    with pytest.raises(InvalidConfig, match=f"no '{change}' to set"):
+    with pytest.raises(InvalidConfig, match=f"no attribute '{change}' to set"):
         setattr(weight, change, torch.zeros(96, 32))
 
 

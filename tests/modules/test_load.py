@@ -158,7 +158,7 @@ def test_what_may_compute_otherwise_stays_what_it_was(loader: WeightLoader, name
 
 @pytest.mark.parametrize("given", [None, "out/minilm-int8", 5])
 def test_what_is_no_loader_is_refused(given: Any) -> None:
-    with pytest.raises(InvalidConfig, match=r"loader is .*WeightLoader"):
+    with pytest.raises(InvalidConfig, match=r"loader has to be a WeightLoader, not .*WeightLoader"):
         load_codes_into(Model(), given)
 
 

@@ -130,7 +130,7 @@ def test_vllm_that_serves_the_dataset_itself_has_read_what_the_run_copied(
 
 def test_a_folder_for_vllm_that_cannot_be_written_is_one_sentence(dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(TargetConflict, match="is no directory; give a new one"):
+    with pytest.raises(TargetConflict, match="is not a directory; choose another path"):
         write_model_folder(str(dataset), tmp_path / "file", ServedDecoded(), RUN)
     with pytest.raises(StorageError, match=r"/proc/x: the folder can't be written \("):
         write_model_folder(str(dataset), "/proc/x", ServedDecoded(), RUN)

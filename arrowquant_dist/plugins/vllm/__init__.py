@@ -20,6 +20,6 @@ def register() -> None:
         from arrowquant_dist.plugins.vllm.loader import ArrowQuantModelLoader
     except ImportError as error:
         log = logging.getLogger(__name__)
-        log.warning("load_format=%r is not there: %s; use vLLM 0.32 or a later one", LOAD_FORMAT, error)
+        log.warning("load_format=%r is not available: %s; use vLLM 0.32 or later", LOAD_FORMAT, error)
         return
     register_model_loader(LOAD_FORMAT)(ArrowQuantModelLoader)

@@ -23,7 +23,7 @@ def check_load_config(load_config: Any) -> None:
     unknown = [pattern for pattern in unknown if pattern != _IGNORED_BY_DEFAULT]
     if unknown:
         message = (
-            f"ignore_patterns ({listed(unknown)}) names files of a checkpoint, and load_format='arrowquant' reads the "
+            f"ignore_patterns ({listed(unknown)}) names files of a checkpoint, but load_format='arrowquant' reads the "
             "layers of a dataset; leave it out"
         )
         raise InvalidConfig(message)
@@ -44,7 +44,7 @@ def check_model_config(model_config: Any) -> None:
             if name == "code_revision" and _has_code_elsewhere(model_config):
                 continue
             message = (
-                f"{name}={str(revision)!r} names a version on the Hub, and this folder has none; leave it out, or give "
+                f"{name}={str(revision)!r} names a version on the Hub, but this folder has none; leave it out, or pass "
                 "the folder of that version"
             )
             raise InvalidConfig(message, uri=place)
@@ -58,7 +58,7 @@ def check_draft(model_config: Any, served: Any, *, names_target: bool) -> None:
     """
     if names_target and model_config is not served and model_config.model != served.model:
         message = (
-            f"model_loader_extra_config names the target of {served.model}, and this is the draft model; give both as "
+            f"model_loader_extra_config names the target of {served.model}, but this is the draft model; pass both as "
             "folders that `arrowquant vllm` makes and name no target, or give the draft model a draft_load_config in "
             "speculative_config"
         )

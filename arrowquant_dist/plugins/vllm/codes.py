@@ -102,7 +102,7 @@ def served_layers(settings: LoadSettings, config: Mapping[str, Any]) -> tuple[La
     ours = parse_json(draft.changed["config.json"]).get("quantization_config", {})
     if any(ours.get(key) != config.get(key) for key in _COMPARED):
         message = (
-            "the quantization_config of the model that vLLM was given is not this dataset's; make the folder anew: "
+            "the quantization_config of the model that vLLM was given is not this dataset's; make the folder again: "
             "arrowquant vllm TARGET FOLDER"
         )
         raise ModelMismatch(message, uri=model.dataset.uri)
@@ -227,9 +227,9 @@ def _check_scales(export: LayerExport, rows: QuantizedTensor) -> None:
     if packer.scale_dtype in found.held_by and found.whole:
         return
     problem = (
-        "zero points are no whole numbers within the codes' range"
+        "zero points are not whole numbers within the codes' range"
         if not found.whole
-        else (f"scales are no numbers of {packer.scale_dtype}, so that vLLM would round them")
+        else (f"scales are not exact in {packer.scale_dtype}, so vLLM would round them")
     )
     message = f"{problem}; quantize with scale_dtype: bfloat16 and integer_zero_points: true, or serve decoded values"
     raise InvalidConfig(message, layer=export.layer)

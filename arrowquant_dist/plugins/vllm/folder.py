@@ -82,7 +82,7 @@ def _local_folder(folder: str) -> Path:
     """Returns the folder's path. Raises InvalidConfig for a URL: vLLM needs the model's folder on its disk."""
     if not is_local(folder):
         message = (
-            "vLLM reads these small files from a local directory; give one, the weights stay where they are"
+            "vLLM reads these small files from a local directory; choose one, the weights stay where they are"
         )
         raise InvalidConfig(message, uri=redact(folder))
     return Path(folder.rpartition("://")[2]).expanduser()
@@ -97,10 +97,10 @@ def _write(out: Path, small: Mapping[str, bytes]) -> None:
     """
     try:
         if out.exists() and not out.is_dir():
-            raise TargetConflict("is no directory; give a new one", uri=str(out))
+            raise TargetConflict("is not a directory; choose another path", uri=str(out))
         if out.exists() and any(out.iterdir()) and not (out / SERVED_PATH).exists():
             raise TargetConflict(
-                "is not empty, and no folder that this command made; give a new one", uri=str(out)
+                "is not empty, and this command did not make it; choose another path", uri=str(out)
             )
         (out / _CONFIG).unlink(missing_ok=True)
         for path in sorted(small, key=lambda path: (path != SERVED_PATH, path == _CONFIG)):

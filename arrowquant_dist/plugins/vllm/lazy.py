@@ -150,8 +150,8 @@ class LazyTensor(torch.Tensor):
         changed = first if str(func.overloadpacket).endswith("_") else kwargs.get("out")
         if isinstance(changed, LazyTensor):
             message = (
-                f"the model's own loading changes this weight in place ({func}), which it cannot while it is read by "
-                "parts; export the dataset (arrowquant export) and load what that writes"
+                f"the model's own loading changes this weight in place ({func}), which is impossible while it is read "
+                "in parts; export the dataset (arrowquant export) and load what that writes"
             )
             raise ModelMismatch(message, layer=changed.source.name)
         if str(func) == _COPY_INTO and isinstance(args[1], LazyTensor):
@@ -212,7 +212,7 @@ def _read(value: Any) -> Any:
         return value.read()
     if isinstance(value, torch.Tensor) and value.is_meta:
         message = (
-            "the model's own loading needs a helper of torch that has no values; use another version of torch"
+            "the model's own loading needs a helper tensor that has no values; use another version of torch"
         )
         raise ModelMismatch(message)
     if isinstance(value, list | tuple):

@@ -91,7 +91,7 @@ def _quantization(model_config: ModelConfig) -> Mapping[str, Any] | None:
     method = config.get("quant_method")
     if method != "compressed-tensors":
         message = (
-            f"config.json says that the model is quantized by {method}, and datasets are served as compressed-tensors "
+            f"config.json says that the model is quantized by {method}, but datasets are served as compressed-tensors "
             "or decoded; make a folder for vLLM: arrowquant vllm TARGET FOLDER"
         )
         raise ModelMismatch(message, uri=model_config.model)
@@ -122,7 +122,7 @@ def _check_whole(model: nn.Module, partly: Mapping[str, Collection[str]], target
     if not partly:
         return
     (name, layers), *others = partly.items()
-    more = f" (nor are {listed(sorted(other for other, _ in others))})" if others else ""
+    more = f" (the same is true of {listed(sorted(other for other, _ in others))})" if others else ""
     message = (
         f"{type(model).__name__} has parameters for which the dataset lacks layers: {name} is not filled by "
         f"{listed(sorted(layers))} alone{more}; quantize the whole model, or give vLLM the config of this one"
@@ -135,7 +135,7 @@ def _check_taken(model: nn.Module, cut_off: Mapping[str, tuple[int, ...]], targe
     if cut_off:
         found = listed(sorted(f"{name} {[*shape]}" for name, shape in cut_off.items()))
         message = (
-            f"{type(model).__name__} takes a part alone of what the dataset has: {found}; give vLLM the config of the "
+            f"{type(model).__name__} takes only a part of what the dataset has: {found}; give vLLM the config of the "
             "model that was quantized"
         )
         raise ModelMismatch(message, uri=target)

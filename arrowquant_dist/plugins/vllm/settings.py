@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 MEMORY_BUDGET = "2GiB"
 # Advice on layers whose codes vLLM cannot use: unlike an export, nothing is written that could be quantized anew.
-SERVE_DECODED = "arrowquant vllm TARGET FOLDER --decoded, with which vLLM has the model in 16 bits"
+SERVE_DECODED = "arrowquant vllm TARGET FOLDER --decoded, with which vLLM gets the model in 16 bits"
 
 # Advice for users who edited a small file of a directly served dataset on purpose.
-_IF_MEANT = "edit that of a folder which arrowquant vllm TARGET FOLDER --decoded makes, and serve this"
+_IF_MEANT = "edit it in a folder that arrowquant vllm TARGET FOLDER --decoded makes, and serve that folder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class LoadSettings:
         unknown = sorted(map(str, set(values) - {"target", "storage_options", "memory_budget"}))
         if unknown:
             message = (
-                f"model_loader_extra_config has {listed(unknown)}; it takes target, storage_options and "
+                f"model_loader_extra_config has {listed(unknown)}; it takes only target, storage_options and "
                 "memory_budget"
             )
             raise InvalidConfig(message)
@@ -74,14 +74,14 @@ def named_target(model: str) -> str:
     file = Path(model) / SERVED_PATH
     if not file.is_file():
         return model
-    hint = "make the folder anew, or name the target in model_loader_extra_config"
+    hint = "make the folder again, or name the target in model_loader_extra_config"
     try:
         content = parse_json(file.read_bytes())
     except ValueError as error:
-        raise InvalidConfig(f"is no JSON ({error}); {hint}", uri=str(file)) from error
+        raise InvalidConfig(f"is not valid JSON ({error}); {hint}", uri=str(file)) from error
     target = content.get("target") if isinstance(content, dict) else None
     if not isinstance(target, str):
-        raise InvalidConfig(f"target is {shown(target)}, not a text; {hint}", uri=str(file))
+        raise InvalidConfig(f"target is {shown(target)}, not a string; {hint}", uri=str(file))
     return target
 
 

@@ -69,7 +69,7 @@ def test_what_vllm_itself_leaves_out_is_no_refusal(patterns: list[str] | str) ->
 def test_a_draft_model_is_not_read_from_the_served_model_s_target(tmp_path: Path) -> None:
     served, draft = model_config(tmp_path / "a"), model_config(tmp_path / "b")
     with pytest.raises(
-        InvalidConfig, match=r"b: .*target of .*a, and this is the draft model.*draft_load_config"
+        InvalidConfig, match=r"b: .*target of .*a, but this is the draft model.*draft_load_config"
     ):
         check_draft(draft, served, names_target=True)
     check_draft(draft, served, names_target=False)

@@ -161,7 +161,7 @@ def test_scales_that_vllm_would_round_are_refused_when_they_are_read(tmp_path: P
     given = LoadSettings.of({"target": str(wrong)}, str(tmp_path / "folder"))
     with coded_weights(given, given.open(16 << 20), config_of(tmp_path / "folder"), 1 << 20) as pairs:
         lazy = next(lazy for name, lazy in pairs if name.endswith("q_proj.weight_packed"))
-        with pytest.raises(InvalidConfig, match="scales are no numbers of BF16") as caught:
+        with pytest.raises(InvalidConfig, match="scales are not exact in BF16") as caught:
             torch.empty(lazy.shape, dtype=lazy.dtype).copy_(lazy)
     assert caught.value.layer == f"{PREFIX}.0.self_attn.q_proj.weight"
 

@@ -67,4 +67,4 @@ register()
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.split() == ["arrowquant_dist.plugins", "arrowquant_dist.plugins.vllm"]
-    assert "load_format='arrowquant' is not there" in done.stderr
+    assert "load_format='arrowquant' is not available" in done.stderr

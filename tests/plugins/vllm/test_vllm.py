@@ -179,7 +179,7 @@ def test_a_config_with_smaller_sizes_is_refused(
     assert all(config[key] > value for key, value in change.items())
     (folder / "config.json").write_text(json.dumps(config | change))
     said = vllm.failure(folder, load_format="arrowquant")
-    assert "takes a part alone of what the dataset has: model.layers.0." in said
+    assert "takes only a part of what the dataset has: model.layers.0." in said
 
 
 @pytest.mark.parametrize("way", ["decoded", "codes"])

@@ -37,7 +37,7 @@ def refuse_disagreement(model: Opened, dataset: Opened) -> None:
             continue
         ours, theirs = ((side.files.folder / path).read_bytes() for side in (model, dataset))
         if ours != theirs and (where := _difference(path, ours, theirs)) is not None:
-            message = f"its {path} is not the model's{where}; give the model that it was made of"
+            message = f"its {path} is not the model's{where}; use the model that it was made from"
             raise InvalidConfig(message, uri=uri)
 
 
@@ -49,14 +49,14 @@ def _refuse_other_layers(model: Opened, dataset: Opened) -> None:
     if more := sorted(theirs.keys() - ours.keys()):
         problems.append(f"not in the model: {listed(more)}")
     other = [
-        f"{shortened(name)} has shape {[*theirs[name]]}, the model's {[*ours[name]]}"
+        f"{shortened(name)} has shape {[*theirs[name]]} but {[*ours[name]]} in the model"
         for name in sorted(ours.keys() & theirs.keys())
         if ours[name] != theirs[name]
     ]
     if other:
         problems.append(listed(other))
     if problems:
-        message = f"it is no dataset of {model.source.uri}; {'; '.join(problems)}; give the model that it was made of"
+        message = f"it was not made from {model.source.uri}; {'; '.join(problems)}; use the model that it was made from"
         raise ModelMismatch(message, uri=dataset.source.uri)
 
 

@@ -59,7 +59,7 @@ def config_of(folder: Path, model_class: Any, uri: str) -> Any:
     try:
         config = reader.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (ValueError, OSError, KeyError, TypeError, AttributeError, StrictDataclassError) as error:
-        message = f"transformers does not open its config.json ({_said(error)}); give it a model that it knows itself"
+        message = f"transformers cannot read its config.json ({_said(error)}); use a model type that it has built in"
         raise InvalidConfig(message, uri=uri) from error
     _refuse_quantized(config, uri)
     return config
@@ -73,17 +73,15 @@ def given_config(config: Any, model_class: Any) -> Any:
         folder = Path(config)
         if not (folder / "config.json").is_file():
             raise InvalidConfig(
-                "config is no folder with a config.json; pass one, or a config", uri=str(folder)
+                "config is not a folder with a config.json; pass such a folder, or a config", uri=str(folder)
             )
         return config_of(folder, model_class, str(folder))
     if not isinstance(config, transformers.PreTrainedConfig):
-        message = (
-            f"config is {shown(config)}; a config of transformers or the folder of a config.json is possible"
-        )
+        message = f"config is {shown(config)}; pass a config of transformers or the folder of a config.json"
         raise InvalidConfig(message)
     own = getattr(model_class, "config_class", None)
     if own is not None and not isinstance(config, own):
-        message = f"config is a {type(config).__name__}, and {model_class.__name__} takes a {own.__name__}; pass one"
+        message = f"config is a {type(config).__name__}, but {model_class.__name__} takes a {own.__name__}; pass one"
         raise InvalidConfig(message)
     _refuse_quantized(config, "config")
     return copy.deepcopy(config)
@@ -93,7 +91,7 @@ def _refuse_quantized(config: Any, uri: str) -> None:
     if getattr(config, "quantization_config", None) is not None:
         message = (
             "its config.json has a quantization_config: the layers are codes of another quantizer that were kept as "
-            "they are; quantize the full-precision model, or read the layers by WeightLoader"
+            "they are; quantize the full-precision model, or read the layers with WeightLoader"
         )
         raise InvalidConfig(message, uri=uri)
 
@@ -104,15 +102,14 @@ def class_of(model_class: Any, config: Any, uri: str) -> Any:
     if isinstance(model_class, type) and issubclass(model_class, transformers.PreTrainedModel):
         return model_class
     if not (isinstance(model_class, type) and hasattr(model_class, "from_config")):
-        message = (
-            "model_class must be an Auto class or a model's class of transformers, as AutoModelForCausalLM"
-        )
+        message = "model_class must be an Auto class or a model's class of transformers, such as AutoModelForCausalLM"
         raise InvalidConfig(message)
     try:
         with torch.device("meta"):
             return type(model_class.from_config(config, trust_remote_code=False))
     except (ValueError, KeyError, OSError, AttributeError) as error:
-        message = f"{model_class.__name__} makes no model of its config.json ({_said(error)}); pass the model's class"
+        kind = model_class.__name__
+        message = f"{kind} cannot build a model from its config.json ({_said(error)}); pass the model's class"
         raise InvalidConfig(message, uri=uri) from error
     except ImportError as error:
         raise _missing_package(error, uri) from error
@@ -149,19 +146,15 @@ def build_model(
             raise
         message = (
             f"{model_class.__name__} has a from_pretrained of its own, which fails without a checkpoint's files "
-            f"({_said(error)}); fill a model made from its config by WeightLoader(…).load_into"
+            f"({_said(error)}); build it from its config and fill it with WeightLoader(…).load_into"
         )
         raise InvalidConfig(message, uri=uri) from error
     except (UntraceableOperation, ValueError, RuntimeError) as error:
         if wanted.attention is not None and "attn_implementation" in str(error):
-            message = (
-                f"attn_implementation is {shown(wanted.attention)}, which {model_class.__name__} has not"
-            )
+            message = f"attn_implementation is {shown(wanted.attention)}, which {model_class.__name__} does not support"
             raise InvalidConfig(f"{message} ({_said(error)}); leave it out", uri=uri) from error
         reason = shortened(table.failed, 300) if table.failed is not None else _said(error)
-        message = (
-            f"transformers makes no {model_class.__name__} of these layers ({reason}); pass their own class"
-        )
+        message = f"transformers cannot build {model_class.__name__} from these layers ({reason}); pass their own class"
         raise ModelMismatch(message, uri=uri) from error
     slots = slots_of(model)
     left = _check(model, found, layers, slots, wanted, uri)
@@ -181,7 +174,8 @@ def imported_transformers() -> Any:
 
     if int(transformers.__version__.partition(".")[0]) < _FIRST_VERSION:
         message = (
-            f"load_model needs transformers {_FIRST_VERSION}, here is {transformers.__version__}; upgrade it"
+            f"load_model needs transformers {_FIRST_VERSION}, but {transformers.__version__} is installed; "
+            "upgrade it"
         )
         raise MissingDependency(message)
     return transformers
@@ -216,29 +210,31 @@ def _check(
     allowed_left = [matcher(pattern) for pattern in wanted.leave_over]
     refused = [name for name in left if not any(may_be(name) for may_be in allowed_left)]
     shapes = sorted(
-        f"{shortened(n)!r} has shape {[*theirs]}, the model's {[*ours]}"
+        f"{shortened(n)!r} has shape {[*theirs]} but {[*ours]} in the model"
         for n, theirs, ours in found["mismatched_keys"]
     )
     problems = []
     if shapes:
         problems.append(listed(shapes))
     if missing:
-        problems.append(f"not in the dataset, and would be random: {listed(missing)}")
+        problems.append(f"missing from the dataset, so they would have random values: {listed(missing)}")
     if refused:
-        problems.append(f"in the dataset, and not in the model: {listed(refused)}")
+        problems.append(f"in the dataset, but not in the model: {listed(refused)}")
     if problems:
         made_for = getattr(model.config, "architectures", None)
         hint = f"its config.json names {listed(made_for)}" if made_for else "pass the class of the checkpoint"
         message = (
-            f"{type(model).__name__} does not go with the dataset; {'; '.join(problems)}; {hint}; "
-            "initialize=[…] and leave_out=[…] name what may be random and what may be left out"
+            f"{type(model).__name__} does not match the dataset; {'; '.join(problems)}; {hint}; "
+            "name what may be random in initialize=[…] and what may be left out in leave_out=[…]"
         )
         raise ModelMismatch(message, uri=uri)
     return tuple(left)
 
 
 def _missing_package(error: ImportError, uri: str) -> MissingDependency:
-    message = f"the model needs a package that is not installed ({_said(error)}); install it, or ask for less"
+    message = (
+        f"the model needs a package that is not installed ({_said(error)}); install it, or drop what needs it"
+    )
     return MissingDependency(message, uri=uri)
 
 

@@ -193,7 +193,8 @@ class Chain:
         except (RuntimeError, KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
             reason = shortened(" ".join(str(error).split()), 200)
             kind = type(self._model).__name__
-            message = f"block {part - 1} of {kind} does not run alone ({reason}); quantize it by a method without data"
+            said = f"block {part - 1} of {kind} cannot be run by itself ({reason})"
+            message = f"{said}; quantize the model with a method that needs no data"
             raise InvalidConfig(message, uri=self._source.uri) from error
         found: torch.Tensor = made[0] if isinstance(made, tuple) else made
         return found

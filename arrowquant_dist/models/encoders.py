@@ -92,7 +92,7 @@ def _of_tokens(model: Any, tokenizer: Any, texts: Sequence[str], done: TextsDone
     made = tokenized(tokenizer, texts, longest, padding_of(tokenizer, model.config))
     refuse_unknown_ids(made, model)
     if 0 in made.lengths:
-        message = f"text number {made.lengths.index(0) + 1} has no tokens, whose mean would be its embedding"
+        message = f"text number {made.lengths.index(0) + 1} has no tokens, so it has no embedding"
         raise InvalidConfig(f"{message}; leave it out")
     pooling = "the mean over the tokens of the attention mask"
     return Embedded(

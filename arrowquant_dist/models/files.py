@@ -21,7 +21,7 @@ from arrowquant_dist.target.manifest import MANIFEST_PATH, Manifest, is_read
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
 # Advice for users who edited a file on purpose. A config that is passed takes the place of config.json.
-_ALL_UNVERIFIED = "pass verify=False, with which nothing is verified"
+_ALL_UNVERIFIED = "pass verify=False (nothing is verified)"
 _GIVEN_CONFIG = "pass config= with its folder (weights stay verified) or verify=False (nothing is verified)"
 
 
@@ -70,8 +70,8 @@ class SmallFiles:
         found = sorted(
             path.parent.relative_to(self.folder).as_posix() for path in self.folder.glob(f"*/{CONFIG}")
         )
-        hint = f'pass subfolder="{found[0]}" for one of {listed(found)}' if found else "put the model's there"
-        message = f"no {CONFIG} is there, which says what model the weights are of; {hint}"
+        hint = f'pass subfolder="{found[0]}" for one of {listed(found)}' if found else "add the model's"
+        message = f"there is no {CONFIG}, which says what model the weights belong to; {hint}"
         raise InvalidConfig(message, uri=f"{self.uri.rstrip('/')}/{subfolder}".rstrip("/"))
 
     def check_config(self, subfolder: str) -> None:
@@ -109,7 +109,7 @@ def small_files(uri: str, storage: Storage, *, verify: bool) -> Iterator[SmallFi
     if is_local(uri) and not Path(store.uri).exists():
         raise NotFound("no such file or folder; check the spelling", uri=store.uri)
     if is_local(uri) and not Path(store.uri).is_dir():
-        message = "it is no folder with a config.json beside its weights; pass the target of a run"
+        message = "it is not a folder with a config.json beside its weights; pass the target of a run"
         raise NotFound(message, uri=store.uri)
     manifest = Manifest.read(store) if verify and store.has_file(MANIFEST_PATH) else None
     if manifest is not None:

@@ -11,7 +11,7 @@ from arrowquant_dist.models.files import SmallFiles
 
 KindName = Literal["sentence-transformers", "encoder", "causal"]
 _NEITHER = (
-    "is neither an encoder of texts nor a causal language model, and other kinds are not evaluated; give the folder of "
+    "is neither a text encoder nor a causal language model, and other kinds are not evaluated; pass the folder of "
     "one that is"
 )
 _GENERATES = "ForConditionalGeneration"
@@ -43,13 +43,15 @@ def kind_of_model(files: SmallFiles) -> ModelKind:
     architectures = getattr(config, "architectures", None) or []
     if len(architectures) != 1 or not isinstance(architectures[0], str):
         said = f"names {listed(architectures)}" if architectures else "names no architecture"
-        message = f"its config.json {said}; put the name of its class of transformers there, as BertModel"
+        message = (
+            f"its config.json {said}; put the name of its class of transformers there, such as BertModel"
+        )
         raise InvalidConfig(message, uri=files.uri)
     name = architectures[0]
     found = getattr(transformers, name, None)
     if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
         message = (
-            f"transformers has no {shortened(name)}, which its config.json names; give a model that it knows"
+            f"transformers has no {shortened(name)}, which its config.json names; use a model that it knows"
         )
         raise InvalidConfig(message, uri=files.uri)
     if getattr(found, "main_input_name", "input_ids") != "input_ids" or name.endswith(_GENERATES):

@@ -94,7 +94,9 @@ def load_model(
     check_bool("codes", codes)
     check_subfolder(subfolder)
     if activations is not None and not codes:
-        raise InvalidConfig("activations goes with codes=True only; leave one of them out")
+        raise InvalidConfig(
+            "activations can only be used with codes=True; pass both, or leave out activations"
+        )
     check_activations(activations)
     for key, patterns in (("initialize", initialize), ("leave_out", leave_out)):
         check_patterns(key, patterns)
@@ -102,7 +104,7 @@ def load_model(
     storage = Storage({} if storage_options is None else check_options("storage_options", storage_options))
     with told_to(progress, shown_layers, "load") as told, small_files(place, storage, verify=verify) as files:
         if files.is_pipeline and not subfolder:
-            message = "a diffusers pipeline has several models; pass subfolder= for one, as text_encoder"
+            message = "a diffusers pipeline has several models; pass subfolder= for one, such as text_encoder"
             raise InvalidConfig(message, uri=files.uri)
         settings = LoaderSettings(place, storage, limit, verify, dequantize=True, dtype=None, workers=None)
         opened = OpenDataset(settings, is_local=is_local(place))

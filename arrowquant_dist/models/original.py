@@ -40,7 +40,8 @@ def refuse_other_original(
     """Raises ModelMismatch where `difference_from_original` finds a difference."""
     difference = difference_from_original(original, stored, manifest, trained)
     if difference is not None:
-        message = f"it was not made of the weights of {original.uri} ({difference}); give the model that it was made of"
+        said = f"it was not made from the weights of {original.uri} ({difference})"
+        message = f"{said}; use the model that it was made from"
         raise ModelMismatch(message, uri=stored.uri)
 
 

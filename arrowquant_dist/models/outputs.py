@@ -88,7 +88,7 @@ class Reader:
         found = getattr(self.model, "tokenizer", None)
         if not isinstance(found, PreTrainedTokenizerBase):
             message = (
-                "its tokenizer is none of transformers, and only such models are trained; take another model"
+                "it has no tokenizer of transformers, and only models with one are trained; use another model"
             )
             raise InvalidConfig(message, uri=files.uri)
         return found
@@ -102,5 +102,5 @@ def _inner(kind: ModelKind, model: Any) -> Any:
         return model
     found = next((module for module in model.modules() if isinstance(module, PreTrainedModel)), None)
     if found is None:
-        raise InvalidConfig("it has no model of transformers in it, whose hidden states would be compared")
+        raise InvalidConfig("it contains no model of transformers whose hidden states could be compared")
     return found

@@ -151,7 +151,7 @@ def _filled_transformers_model(
 def refuse_no_vocabulary(files: SmallFiles) -> None:
     """Raises InvalidConfig if no file has a vocabulary: transformers would silently make a tokenizer without one."""
     if not any(_VOCABULARY.fullmatch(path.rpartition("/")[2]) for path in files.paths):
-        message = "no tokenizer is there (no tokenizer.json, vocab or model of one); put the model's beside config.json"
+        message = "there is no tokenizer (no tokenizer.json, vocab or model of one); put the model's beside config.json"
         raise InvalidConfig(message, uri=files.uri)
 
 

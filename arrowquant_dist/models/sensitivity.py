@@ -78,11 +78,11 @@ def why_without(chain: Chain, tokens: TokenizedTexts) -> str | None:
     """Returns why no sensitivities are computed for a model and such texts, or None if they are."""
     width, size = _width(chain), sum(tokens.lengths)
     if width == 0:
-        return "its blocks are no chain"
+        return "its blocks do not form a chain"
     if size < _LEAST_A_COLUMN * width:
         least = _LEAST_A_COLUMN * width
         return (
-            f"the texts have {counted(size, 'token')} where {counted(width, 'column')} need {least} at least"
+            f"the texts have {counted(size, 'token')}, but {counted(width, 'column')} need at least {least}"
         )
     return None
 

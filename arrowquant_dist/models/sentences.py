@@ -144,7 +144,7 @@ def _built(kind: Any, folder: Path, dtype: torch.dtype | str | None, uri: str) -
             )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         reason = shortened(" ".join(str(error).split()), 300)
-        message = f"sentence-transformers does not build it ({reason}); open the source with it"
+        message = f"sentence-transformers cannot build it ({reason}); open the source with it instead"
         raise InvalidConfig(message, uri=uri) from error
 
 
@@ -237,7 +237,7 @@ class _NamedFilling:
             problems = [f"not in the dataset: {listed(missing)}"] if missing else []
             problems += [f"not in the module: {listed(left)}"] if left else []
             message = (
-                f"{type(module).__name__} does not go with the dataset; {'; '.join(problems)}; quantize the folder "
+                f"{type(module).__name__} does not match the dataset; {'; '.join(problems)}; quantize the folder "
                 "that it came from"
             )
             raise ModelMismatch(message, uri=source.uri)
@@ -264,7 +264,7 @@ def _imported() -> Any:
         import sentence_transformers
     except ImportError as error:
         message = (
-            "a model of sentence-transformers needs that package, which is not here; "
+            "a model of sentence-transformers needs that package, which is not installed; "
             "pip install 'arrowquant-dist[sentence-transformers]'"
         )
         raise MissingDependency(message) from error
@@ -276,18 +276,19 @@ def _parts(files: SmallFiles) -> dict[str, str]:
     uri = f"{files.uri.rstrip('/')}/{MODULES}"
     if not files.is_sentence_model:
         message = (
-            "no modules.json is there, which says how tokens become a sentence; quantize the folder that "
-            "SentenceTransformer.save makes, or use load_model and pool its output"
+            "there is no modules.json, which says how tokens become an embedding; quantize the folder that "
+            "SentenceTransformer.save writes, or use load_model and pool its output"
         )
         raise InvalidConfig(message, uri=uri)
     parts = {}
     for module in parse_json((files.folder / MODULES).read_bytes()):
         kind = module["type"].rpartition(".")[2]
         if not module["type"].startswith(_OWN):
-            message = f"{shortened(module['type'])} is none of sentence-transformers' own modules, and no other is run"
-            raise InvalidConfig(f"{message}; put its code and the weights together yourself", uri=uri)
+            message = f"{shortened(module['type'])} is not one of sentence-transformers' own modules"
+            advice = "and other code is not run; combine its code and the weights yourself"
+            raise InvalidConfig(f"{message}, {advice}", uri=uri)
         if kind in _CHOOSING:
-            message = f"a {kind} chooses among models; load these one by one, with load_model(…, subfolder=…)"
+            message = f"a {kind} chooses among models; load them one by one, with load_model(…, subfolder=…)"
             raise InvalidConfig(message, uri=uri)
         parts[str(module.get("name", module.get("idx")))] = module["path"].strip("/")
     return parts
@@ -325,7 +326,7 @@ def _check_kind(files: SmallFiles) -> None:
     kind = settings.get("model_type", _KIND)
     if kind != _KIND:
         message = (
-            f"it is a {shortened(str(kind))} and no {_KIND}; load_model has its weights, with the class that its "
+            f"it is a {shortened(str(kind))}, not a {_KIND}; load its weights with load_model and the class that its "
             "config.json names"
         )
         raise InvalidConfig(message, uri=f"{files.uri.rstrip('/')}/{_SETTINGS}")
@@ -341,7 +342,9 @@ def _check_all_taken(layers: Mapping[str, Mapping[str, StoredLayer]], source: La
     taken = {layer.name for found in layers.values() for layer in found.values()}
     left = [name for name in source.layers if name not in taken]
     if left:
-        message = f"layers of no module that modules.json names: {listed(left)}; quantize the folder that it came from"
+        message = (
+            f"layers of no module in modules.json: {listed(left)}; quantize the folder that it came from"
+        )
         raise ModelMismatch(message, uri=source.uri)
 
 

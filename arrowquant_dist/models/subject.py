@@ -127,10 +127,8 @@ def refuse_too_few(texts: TokenizedTexts, least: int) -> None:
     found = sum(texts.lengths)
     if found < least:
         tokens = counted(found, "token")
-        message = (
-            f"the texts have {tokens}, of which no statistics can be made; give {least} or more, and some"
-        )
-        raise InvalidConfig(f"{message} hundred texts for statistics that serve")
+        message = f"the texts have {tokens}, too few for any statistics; give {least} or more, and some"
+        raise InvalidConfig(f"{message} hundred texts for useful statistics")
 
 
 def flattened(rows: Sequence[Sequence[int]]) -> torch.Tensor:

@@ -52,5 +52,5 @@ def load_tokenizer(
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             reason = shortened(" ".join(str(error).split()), 300)
-            message = f"transformers finds no {reader.__name__} there ({reason}); open that of the source"
+            message = f"transformers finds no {reader.__name__} there ({reason}); open the source's instead"
             raise InvalidConfig(message, uri=files.uri) from error

@@ -90,7 +90,7 @@ def refuse_unknown_ids(texts: TokenizedTexts, model: Any) -> None:
     rows = model.get_input_embeddings().weight.shape[0]
     highest = max((max(ids, default=0) for ids in texts.ids), default=0)
     if highest >= rows:
-        message = f"its tokenizer says {highest} for a token, and the model has embeddings for {rows}; give it its own"
+        message = f"its tokenizer gives a token the id {highest}, but the model has embeddings for {rows}; use its own"
         raise InvalidConfig(message)
 
 

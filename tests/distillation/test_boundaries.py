@@ -45,7 +45,7 @@ def test_a_model_of_other_shapes_or_values_is_refused(model: Path, quantized: Pa
     name = "encoder.layer.1.output.LayerNorm.bias"
     weights[name] = weights[name] + 0.01
     save_file(weights, further / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ModelMismatch, match=f"not made of the weights of .*other values in {name}"):
+    with pytest.raises(ModelMismatch, match=f"not made from the weights of .*other values in {name}"):
         distill(further, quantized, tmp_path / "out", TEXTS, settings=FEW)
     assert not (tmp_path / "out").exists()
 

@@ -79,7 +79,7 @@ def test_one_in_which_a_rank_of_one_was_added_to_a_projection_is_refused(
         weight += added * (0.02 * weight.norm() / added.norm())
 
     tuned = changed(folder / "model", tmp_path / "tuned", change, torch.float32)
-    with pytest.raises(ModelMismatch, match=f"was not made of the weights of .*other values in {LAST}"):
+    with pytest.raises(ModelMismatch, match=f"was not made from the weights of .*other values in {LAST}"):
         look(tuned, folder / name)
 
 

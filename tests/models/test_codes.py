@@ -155,7 +155,7 @@ def test_activations_are_quantized_where_that_is_asked_for(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"activations": "int8"}, "goes with codes=True"),
+        ({"activations": "int8"}, "can only be used with codes=True"),
         ({"codes": True, "activations": "int4"}, "activations is the text 'int4'"),
         ({"codes": "yes"}, "codes"),
     ],
@@ -317,7 +317,7 @@ def test_a_model_on_the_meta_device_has_shapes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"attn_implementation": 5}, "attn_implementation is the number 5; a text"),
+        ({"attn_implementation": 5}, "attn_implementation is the number 5; pass a string"),
         ({"attn_implementation": ["sdpa"]}, "attn_implementation is the list"),
         ({"attn_implementation": {"": 5}}, "attn_implementation is the mapping"),
         ({"attn_implementation": "nope"}, "attn_implementation is the text 'nope', which .* leave it out"),

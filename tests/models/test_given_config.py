@@ -125,9 +125,9 @@ def test_a_config_that_the_weights_do_not_fit_is_refused_by_layer(target: Path) 
 @pytest.mark.parametrize(
     ("config", "match"),
     [
-        ({"model_type": "llama"}, "config is the mapping; a config of transformers or the folder"),
-        (5, "config is the number 5; a config of transformers or the folder"),
-        ("no/such/folder", r"config is no folder with a config\.json"),
+        ({"model_type": "llama"}, "config is the mapping; pass a config of transformers or the folder"),
+        (5, "config is the number 5; pass a config of transformers or the folder"),
+        ("no/such/folder", r"config is not a folder with a config\.json"),
         (LlamaConfig(**SIZES, quantization_config={"quant_method": "hqq"}), "codes of another quantizer"),
     ],
     ids=["mapping", "number", "no folder", "quantized"],
@@ -138,7 +138,7 @@ def test_what_is_no_config_is_refused(target: Path, config: Any, match: str) -> 
 
 
 def test_a_config_of_another_class_is_refused(target: Path) -> None:
-    with pytest.raises(InvalidConfig, match="is a BertConfig, and LlamaForCausalLM takes a LlamaConfig"):
+    with pytest.raises(InvalidConfig, match="is a BertConfig, but LlamaForCausalLM takes a LlamaConfig"):
         load_model(target, LlamaForCausalLM, config=BertConfig(**SIZES))
 
 

@@ -69,6 +69,6 @@ def test_tokens_that_the_model_has_no_row_for_are_refused() -> None:
     model = SimpleNamespace(get_input_embeddings=lambda: torch.nn.Embedding(8, 2))
     refuse_unknown_ids(TokenizedTexts(((1, 7), ()), None, 0, 0), model)
     with pytest.raises(
-        InvalidConfig, match="its tokenizer says 8 for a token, and the model has embeddings for 8"
+        InvalidConfig, match="its tokenizer gives a token the id 8, but the model has embeddings for 8"
     ):
         refuse_unknown_ids(TokenizedTexts(((1, 7), (8,)), None, 0, 0), model)

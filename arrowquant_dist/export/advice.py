@@ -24,6 +24,6 @@ class Advice:
 
 
 KEEP = Advice(
-    "add it to mixed_precision_layers, or say quant_type: fp16 where an override quantizes it",
+    "add it to mixed_precision_layers, or set quant_type: fp16 in the override that quantizes it",
     "quant_type: fp16",
 )

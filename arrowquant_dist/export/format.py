@@ -21,7 +21,7 @@ from arrowquant_dist.folder.components import MODULES, PIPELINE, Component
 from arrowquant_dist.target.manifest import LOST_SIDECAR
 
 # Advice for users who edited a side file on purpose.
-_IF_MEANT = "put the old one back, and change that of the output"
+_IF_MEANT = "restore the old file, and edit the one in the output"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from arrowquant_dist.storage.base import ByteRange, Store
 
 OTHER_VERSION = (
     "another version of arrowquant-dist began an export here, or left a file of one; finish it with that version, "
-    "choose another folder, or --overwrite to begin anew"
+    "choose another folder, or use --overwrite to start again"
 )
 
 _HEAD_NBYTES, _TAIL_NBYTES = 64 << 10, 64 << 10  # the parts of a file that may contain its mark

@@ -101,9 +101,11 @@ class ExportPlace:
         changes = record.differences(output.record)
         missing = found.missing(record.files)
         if missing and record.code != output.record.code:
-            changes.append(f"other code made it, and it has lost {listed(missing)}")
+            changes.append(f"another version of the code made it, and it has lost {listed(missing)}")
         if changes:
-            message = f"another export is here ({'; '.join(changes)}); choose another folder, or --overwrite"
+            message = (
+                f"another export is here ({'; '.join(changes)}); choose another folder, or use --overwrite"
+            )
             raise TargetConflict(message, uri=self.store.uri)
         return None if missing else record
 
@@ -121,7 +123,8 @@ class ExportPlace:
             self._refuse_other_code(marked)
             what, advice = "other files", "choose an empty or new one"
             if marked:
-                what, advice = "files of another export, which was not finished", f"{advice}, or --overwrite"
+                what = "files of another export that was not finished"
+                advice = f"{advice}, or use --overwrite"
                 strange = sorted(marked)
             message = f"the folder holds {what} ({listed(sorted(strange))}); {advice}"
             raise TargetConflict(message, uri=self.store.uri)
@@ -150,11 +153,13 @@ class ExportPlace:
         missing = [file.path for file in output.weights if file.path not in made]
         missing += found.missing(made.values())
         if missing:
-            message = f"files are gone that were there ({listed(missing)}); run the same command again"
+            message = (
+                f"files that had been written are missing ({listed(missing)}); run the same command again"
+            )
             raise IncompleteDataset(message, uri=self.store.uri)
         strange = sorted(self._marked(found).keys() - output.paths)
         if strange:  # programs that open the folder might take them for its weights
-            message = f"another export wrote here meanwhile ({listed(strange)}); stop it, and --overwrite"
+            message = f"another export wrote here at the same time ({listed(strange)}); stop it, and use --overwrite"
             raise TargetConflict(message, uri=self.store.uri)
         small = [self._create(path, output.small.read(path)) for path in output.small.paths]
         files = (*(made[file.path] for file in output.weights), *small)
@@ -162,7 +167,7 @@ class ExportPlace:
         if not self.store.create(RECORD_PATH, record.to_bytes()):
             there = self._record()
             if there.mark != record.mark:
-                message = "another export was finished here meanwhile; choose another folder"
+                message = "another export was finished here in the meantime; choose another folder"
                 raise TargetConflict(message, uri=self.store.uri)
             record = there
         self._sweep(output)
@@ -195,8 +200,9 @@ class ExportPlace:
         others = {path for path in others - output.paths if not is_temporary(path)}
         others = {path for path in others if mark_of(self.store, path, found.sizes[path]) is None}
         if others:
-            message = f"the folder holds weights of others ({listed(sorted(others))}), which programs might take for"
-            raise TargetConflict(f"{message} this model's; choose an empty or new folder", uri=self.store.uri)
+            message = f"the folder holds weights that no export wrote ({listed(sorted(others))})"
+            advice = "which programs might take for this model's; choose an empty or new folder"
+            raise TargetConflict(f"{message}, {advice}", uri=self.store.uri)
 
     def _refuse_other_code(self, marked: Mapping[str, str]) -> None:
         """Raises TargetConflict if other code wrote a mark, which explains all other differences. marked: from
@@ -211,11 +217,11 @@ class ExportPlace:
         places = {path: Path(self.store.uri) / path for path in sorted(output.paths)}
         odd = [path for path, place in places.items() if os.path.lexists(place) and not place.is_file()]
         if odd:
-            message = f"{listed(odd)}: no regular file, in the place of one that the export writes"
+            message = f"{listed(odd)}: not a regular file, but the export writes a file of this name"
             raise TargetConflict(f"{message}; remove it, or choose another folder", uri=self.store.uri)
 
     def _other_small(self, path: str) -> TargetConflict:
-        message = "another file is here than the export writes; choose another folder, or remove it"
+        message = "this is not the file that the export writes; choose another folder, or remove it"
         return TargetConflict(message, uri=self.store.url(path))
 
     def _of_exports(self, output: Output, found: Listing) -> set[str]:

@@ -84,7 +84,7 @@ class ExportRecord:
         found = [
             f"{name}: {was} there, {is_now} here" for name, (was, is_now) in pairs.items() if was != is_now
         ]
-        return found or (["what becomes of its layers"] if self.code == planned.code else [])
+        return found or (["its layers are written in another way"] if self.code == planned.code else [])
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": RECORD_KIND, "export_version": RECORD_VERSION, **asdict(self)}
@@ -103,10 +103,10 @@ class ExportRecord:
             record = cls(files=files, origin=origin, notes=notes, **values)
             check_types(record, "")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            message = f"this is no record of an export ({error}); choose another folder, or remove it"
+            message = f"this is not the record of an export ({error}); choose another folder, or remove it"
             raise TargetConflict(message, uri=uri) from error
         if head != (RECORD_KIND, RECORD_VERSION):
-            message = "this is the record of another release's export; use that one, or choose another folder"
+            message = "this is the record of an export by another release; use that release, or choose another folder"
             raise TargetConflict(message, uri=uri)
         return record
 

@@ -27,7 +27,7 @@ def format_of(options: ExportOptions) -> ExportFormat:
         from arrowquant_dist.export.compressed_tensors.draft import CompressedTensors
 
         if options.source is not None and not options.requantize:
-            raise InvalidConfig("source: is what --requantize takes values from; give both, or neither")
+            raise InvalidConfig("source: is where --requantize takes values from; give both, or neither")
         return CompressedTensors(options.activations == "int8", options.requantize)
     raise InvalidConfig(f"format: {options.format!r} is not one of {', '.join(EXPORT_FORMATS)}")
 

@@ -148,7 +148,7 @@ def open_model(target: str, options: ExportOptions, run: RunConfig) -> Model:
     dataset = checkpoint.dataset
     if dataset is None:
         refuse_begun_export(store)
-        message = "this is a checkpoint and no dataset; quantize it first, then export the target of that"
+        message = "this is a checkpoint, not a dataset; quantize it first, then export the target of that run"
         raise InvalidConfig(message, uri=redact(target))
     # a dataset may be one file, which is no folder; without small files no config names folders
     components = named_components(open_folder(dataset.store)) if checkpoint.sidecars else [TOP]
@@ -182,7 +182,7 @@ def _refuse_place(target: str, out: str) -> None:
         raise InvalidConfig(message, uri=redact(out))
     inner, outer = compared_place(out), compared_place(target)
     if inner == outer or inner.startswith(f"{outer}/") or outer.startswith(f"{inner}/"):
-        message = "the output and the dataset lie in each other; choose another folder for the output"
+        message = "the output is the dataset's folder, or one is inside the other; choose another output"
         raise InvalidConfig(message, uri=redact(out))
 
 
@@ -229,7 +229,7 @@ def _divided(
         b for b in budgets if _Memory.of(b - fixed_nbytes, 1, out, storage).reading_nbytes >= needed
     )
     message = (
-        f"{listed(too_large)}: rows of these take up to {rounded_size(needed)} at once, more than a worker has of "
+        f"{listed(too_large)}: their rows take up to {rounded_size(needed)} at once, more than a worker gets of "
         f"{rounded_size(nbytes)} in all; raise --memory-budget to {enough // _MIB}MiB"
     )
     raise MemoryBudgetExceeded(message, uri=model.dataset.uri)

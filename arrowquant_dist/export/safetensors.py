@@ -59,7 +59,7 @@ def _refuse_twice(names: Iterable[str]) -> None:
 def _refuse_reserved(names: Iterable[str]) -> None:
     """Raises InvalidConfig for a tensor whose name has another meaning in a header."""
     if METADATA_KEY in names:
-        message = f"safetensors has no tensors that are called {METADATA_KEY}"
+        message = f"safetensors cannot have a tensor called {METADATA_KEY}"
         raise InvalidConfig(f"{message}; rename it in the source, or export as v1", layer=METADATA_KEY)
 
 

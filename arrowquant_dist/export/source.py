@@ -87,4 +87,4 @@ def correlation(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def _other(source: Checkpoint, problem: str) -> InvalidCheckpoint:
-    return InvalidCheckpoint(f"{problem}; give the one that was quantized", uri=redact(source.uri))
+    return InvalidCheckpoint(f"{problem}; use the source that was quantized", uri=redact(source.uri))

@@ -45,7 +45,7 @@ class ExportSummary:
         totals = (
             ("dataset", self.dataset),
             ("format", self.format),
-            ("layers", f"{self.layers}, {len(self.requantized)} of them quantized anew"),
+            ("layers", f"{self.layers}, {len(self.requantized)} of them requantized"),
             ("size", f"{text.nbytes(self.nbytes)} in {counted(len(self.files), 'file')}"),
             ("beside", counted(len(self.small_files), "small file")),
         )
@@ -56,7 +56,7 @@ class ExportSummary:
             Table("Export", ("", ""), "ll", totals),
             Table("Tensors", ("dtype", "tensors", "size"), "lrr", kinds),
             Table("Files of weights", ("file", "tensors", "size"), "lrr", files),
-            Table("Quantized anew", ("layer",), "l", anew),
+            Table("Requantized", ("layer",), "l", anew),
         )
         return tuple(table for table in every if table.rows)
 

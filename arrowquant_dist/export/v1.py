@@ -46,10 +46,8 @@ class V1Parquet:
     def draft(self, model: Model) -> ExportDraft:
         large = [n for n, stored in model.names.items() if stored.source_nbytes > pages.MAX_VALUE_NBYTES]
         if large:
-            message = (
-                f"{listed(large)}: larger than a value of Parquet may be (2 GiB), and V1 has a layer in one"
-            )
-            raise InvalidConfig(f"{message}; export safetensors", uri=model.dataset.uri)
+            message = f"{listed(large)}: larger than a value of Parquet may be (2 GiB), and V1 stores a layer in one"
+            raise InvalidConfig(f"{message}; export as safetensors", uri=model.dataset.uri)
         layers = (
             LayerExport(name, stored.name, stored.shape, 0, stored.rows, V1Values(stored.dtype))
             for name, stored in model.names.items()

@@ -199,7 +199,9 @@ class ExportWorker:
         info = self._store.info(file.path)
         refuse_other_file(self._store, info, file)
         self._store.delete_unchanged({info.path: info.version})
-        message = "another export was finished here meanwhile; choose another folder, or --overwrite"
+        message = (
+            "another export was finished here in the meantime; choose another folder, or use --overwrite"
+        )
         raise TargetConflict(message, uri=self._store.uri)
 
     def _dataset(self, file: OutputFile) -> Dataset:
@@ -271,7 +273,7 @@ def _remote_readers(budget_nbytes: int) -> int:
 def refuse_other_file(store: Store, info: ObjectInfo, file: OutputFile) -> None:
     """Raises TargetConflict unless the object is this file, by its size and its first and last literal, one of which
     contains the export's mark."""
-    problem = f"it has {counted(info.nbytes, 'byte')}, and the export's has {file.nbytes}"
+    problem = f"it has {counted(info.nbytes, 'byte')} instead of {file.nbytes}"
     if info.nbytes == file.nbytes:
         head, tail = file.literals[0], file.literals[-1]
         places = ((0, head), (file.nbytes - len(tail), tail))
@@ -281,13 +283,15 @@ def refuse_other_file(store: Store, info: ObjectInfo, file: OutputFile) -> None:
         ]
         if all(found):
             return
-        problem = "it is of the same size and another export's, or no export's"
+        problem = "it has the same size, but this export did not write it"
     mark = mark_of(store, info.path, info.nbytes)
     if mark is not None and is_of_other_code(mark):
         raise TargetConflict(OTHER_VERSION, uri=store.url(info.path))
-    message = f"another file is in the place of one that the export writes ({problem}); choose another folder"
+    message = (
+        f"a different file has the name of one that the export writes ({problem}); choose another folder"
+    )
     raise TargetConflict(
-        f"{message}, or --overwrite to replace what an export left", uri=store.url(info.path)
+        f"{message}, or use --overwrite to replace what an export left", uri=store.url(info.path)
     )
 
 

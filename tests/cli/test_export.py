@@ -119,7 +119,7 @@ def test_a_dry_run_prints_what_would_be_written_and_writes_nothing(dataset: str,
     assert result.exit_code == 0
     assert result.stderr == ""
     text = " ".join(result.stdout.split())
-    assert "layers 5, 0 of them quantized anew" in text
+    assert "layers 5, 0 of them requantized" in text
     assert "model-00001-of-00002.safetensors" in text
     assert "beside 2 small files" in text
     assert not (tmp_path / "out").exists()
@@ -150,7 +150,7 @@ def test_a_dry_run_as_json_is_the_summary_of_what_is_then_written(dataset: str, 
         (("--activations", "int4"), "compressed-tensors", "activations: must be"),
         (("--activations", "int8"), "v1", "the format v1 has no such option"),
         (("--requantize",), "safetensors", "the format safetensors writes every layer as it is"),
-        (("--source", "minilm"), "compressed-tensors", "is what --requantize takes values from"),
+        (("--source", "minilm"), "compressed-tensors", "is where --requantize takes values from"),
         (("--memory-budget", "1MiB"), "v1", "memory_budget: must be"),
         (("--max-file-bytes", "much"), "v1", "max_file_bytes: must be"),
         (("--workers", "0"), "v1", "workers: must be"),

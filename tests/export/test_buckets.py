@@ -124,7 +124,7 @@ def test_an_output_in_the_dataset_or_around_it_is_refused_however_the_two_are_sp
     elsewhere = there["client_kwargs"]["endpoint_url"].replace("127.0.0.1", "localhost")
     run = run_with(there, target_storage_options={**there, "client_kwargs": {"endpoint_url": elsewhere}})
     target, out = (place.format(bucket.uri).replace("s3a:s3:", "s3a:") for place in (target, out))
-    with pytest.raises(InvalidConfig, match="lie in each other") as raised:
+    with pytest.raises(InvalidConfig, match="one is inside the other") as raised:
         export_dataset(target, out, options, run)
     assert raised.value.exit_code == 2
     assert bucket.objects.sizes(bucket.uri) == before

@@ -91,7 +91,7 @@ def test_a_tensor_with_the_name_of_a_header_s_metadata_is_refused(tmp_path: Path
     """A reader would take the file for a broken one."""
     tensors = {"__metadata__": torch.randn(32, 32), "a.weight": torch.randn(32, 32)}
     dataset = _dataset(tmp_path, tensors, QuantizationConfig("int8"))
-    with pytest.raises(InvalidConfig, match=r"no tensors that are called __metadata__; rename it .*v1"):
+    with pytest.raises(InvalidConfig, match=r"cannot have a tensor called __metadata__; rename it .*v1"):
         export_dataset(dataset, tmp_path / "out", ExportOptions())
     assert not (tmp_path / "out").exists()
     export_dataset(dataset, tmp_path / "out", ExportOptions("v1"))

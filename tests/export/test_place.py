@@ -140,7 +140,7 @@ def test_weights_that_programs_would_take_for_the_model_s_are_refused_also_where
     dataset: str, tmp_path: Path
 ) -> None:
     """transformers opens a model.safetensors whatever the index beside it says."""
-    out, said = tmp_path / "out", r"weights of others \(model\.safetensors\)"
+    out, said = tmp_path / "out", r"weights that no export wrote \(model\.safetensors\)"
     export_dataset(dataset, out, OPTIONS, RUN)
     (out / "export.json").unlink()
     save_checkpoint(out, {"mine": torch.ones(3)})
@@ -156,7 +156,7 @@ def test_an_output_in_the_dataset_is_refused_however_it_is_spelled(
     dataset: str, spelling: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", dataset)
-    with pytest.raises(InvalidConfig, match="lie in each other"):
+    with pytest.raises(InvalidConfig, match="one is inside the other"):
         export_dataset(dataset, spelling.format(dataset), OPTIONS, RUN)
     assert not (Path(dataset) / "out").exists()
 
@@ -172,7 +172,7 @@ def test_another_s_file_in_the_place_of_one_is_never_replaced(dataset: str, tmp_
     for options in (ExportOptions(), ExportOptions(overwrite=True)):
         save_checkpoint(tmp_path / "out", {"mine": torch.ones(3)})
         before = state_of(tmp_path / "out")
-        with pytest.raises(TargetConflict, match=r"model\.safetensors: another file .* has \d+ bytes"):
+        with pytest.raises(TargetConflict, match=r"model\.safetensors: a different file .* has \d+ bytes"):
             export_dataset(dataset, tmp_path / "out", options, RUN)
         assert state_of(tmp_path / "out") == before
 
@@ -195,7 +195,7 @@ def test_a_small_file_of_others_is_refused_before_the_first_byte(dataset: str, t
     (tmp_path / "out").mkdir()
     (tmp_path / "out/config.json").write_bytes(b"{}")
     for options in (OPTIONS, OVERWRITE):
-        with pytest.raises(TargetConflict, match=r"config\.json: another file"):
+        with pytest.raises(TargetConflict, match=r"config\.json: this is not the file"):
             export_dataset(dataset, tmp_path / "out", options, RUN)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["config.json"]
 
@@ -272,7 +272,7 @@ def test_what_another_export_has_begun_is_named_and_overwritten(dataset: str, tm
     for path in ("export.json", "config.json", "README.md", "model.safetensors.index.json"):
         (out / path).unlink()
     before = state_of(out)
-    said = r"files of another export, which was not finished \(model-00001-of-00004.safetensors, .*or --overwrite"
+    said = r"files of another export that was not finished \(model-00001-of-00004.safetensors, .*or use --overwrite"
     with pytest.raises(TargetConflict, match=said):
         export_dataset(dataset, out, ExportOptions("v1"), RUN)
     assert state_of(out) == before
@@ -293,7 +293,9 @@ def test_an_export_that_other_code_has_finished_is_finished_unless_files_are_gon
         export_dataset(dataset, out, ExportOptions(max_file_bytes="2MiB"), RUN)
     assert state_of(out) == before
     (out / "README.md").unlink()
-    with pytest.raises(TargetConflict, match=r"other code made it, and it has lost README\.md"):
+    with pytest.raises(
+        TargetConflict, match=r"another version of the code made it, and it has lost README\.md"
+    ):
         export_dataset(dataset, out, OPTIONS, RUN)
     assert not export_dataset(dataset, out, OVERWRITE, RUN).already_finished
 
@@ -311,7 +313,7 @@ def test_a_file_of_a_finished_export_that_is_gone_is_made_again(dataset: str, tm
 
 def test_a_record_that_is_none_is_refused(dataset: str, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    for content, said in ((b"{}", "no record"), (b"[1", "no record")):
+    for content, said in ((b"{}", "not the record"), (b"[1", "not the record")):
         (tmp_path / "out/export.json").write_bytes(content)
         with pytest.raises(TargetConflict, match=said):
             export_dataset(dataset, tmp_path / "out", OPTIONS, RUN)
@@ -320,13 +322,13 @@ def test_a_record_that_is_none_is_refused(dataset: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("place", ["dataset", "dataset/out", "."])
 def test_an_output_in_the_dataset_or_around_it_is_refused(tmp_path: Path, place: str) -> None:
     dataset = made_dataset(tmp_path / "a", {"w": torch.ones(2, 2)})
-    with pytest.raises(InvalidConfig, match="lie in each other"):
+    with pytest.raises(InvalidConfig, match="one is inside the other"):
         export_dataset(dataset, tmp_path / "a" / place, OPTIONS, RUN)
 
 
 def test_a_checkpoint_is_no_dataset(tmp_path: Path) -> None:
     source = save_checkpoint(tmp_path / "source", {"w": torch.ones(2, 2)})
-    with pytest.raises(InvalidConfig, match="no dataset; quantize it first"):
+    with pytest.raises(InvalidConfig, match="not a dataset; quantize it first"):
         export_dataset(source, tmp_path / "out", OPTIONS, RUN)
 
 
@@ -369,7 +371,7 @@ def test_a_worker_that_slept_while_another_export_was_finished_leaves_nothing_in
         return own(*arguments)
 
     monkeypatch.setattr(ExportWorker, "run", sleeping)
-    with pytest.raises(ArrowQuantError, match="another export was finished here meanwhile"):
+    with pytest.raises(ArrowQuantError, match="another export was finished here in the meantime"):
         export_dataset(dataset, out, OPTIONS, RUN)
     export_dataset(dataset, tmp_path / "alone", ExportOptions("v1"), RUN)
     assert {p: data for p, (data, _) in state_of(out).items()} == {
@@ -389,7 +391,9 @@ def test_an_export_with_another_s_weights_beside_its_own_is_not_finished(
         return receipt
 
     monkeypatch.setattr(ExportWorker, "run", beside)
-    with pytest.raises(TargetConflict, match=r"another export wrote here meanwhile \(model\.safetensors\)"):
+    with pytest.raises(
+        TargetConflict, match=r"another export wrote here at the same time \(model\.safetensors\)"
+    ):
         export_dataset(dataset, out, OPTIONS, RUN)
     assert not {"export.json", "config.json", "model.safetensors.index.json"} & state_of(out).keys()
     monkeypatch.setattr(ExportWorker, "run", own)

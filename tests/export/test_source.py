@@ -106,7 +106,7 @@ def test_another_checkpoint_is_refused_by_its_layer_wherever_it_is(
         bucket: Bucket = request.getfixturevalue("bucket")
         source, run = _uploaded(Path(source), bucket), RUN.replace(storage_options=bucket.storage_options)
     with pytest.raises(
-        InvalidCheckpoint, match=rf"other: it has {problem} than the dataset: layers\.1\.weight; give"
+        InvalidCheckpoint, match=rf"other: it has {problem} than the dataset: layers\.1\.weight; use"
     ):
         export_dataset(dataset, str(tmp_path / "out"), ExportOptions(source=source), run)
     assert not (tmp_path / "out").exists()

@@ -112,7 +112,9 @@ def choose_scheme(
         return kept.as_scheme(None, Unwritable(part.never, KEEP))
     header = part.layer.blocks[0].header
     if scales is None or len(set(map(_layout, part.layer.blocks))) > 1:
-        return kept.as_scheme(None, Unwritable("not all of its rows are quantized, or not in one way", KEEP))
+        return kept.as_scheme(
+            None, Unwritable("its rows are not all quantized, or not all in the same way", KEEP)
+        )
     columns = part.shape[1]
     group_size = header.group_size if header.group_size <= columns else 0
     stored = LinearScheme(BITS[header.quant_type], group_size, scales.symmetric)
@@ -134,7 +136,9 @@ def choose_scheme(
 
 def _rounded(scales: StoredScales, scale_dtype: ScaleDtype) -> Unwritable:
     """Returns the problem with scales that `scale_dtype` cannot represent."""
-    reason = f"scales that {_NAMES[scale_dtype]}, the model's dtype, does not hold: readers would round them"
+    reason = (
+        f"scales that {_NAMES[scale_dtype]}, the model's dtype, cannot represent: readers would round them"
+    )
     if scale_dtype not in scales.kept_by:
         reason += ", and values with them"
     # bfloat16 numbers too small to have all their digits in float16, or too large for it, would be rounded again
@@ -150,14 +154,14 @@ def _nearest(
 ) -> tuple[LinearScheme, tuple[Unwritable, ...]]:
     """Returns the nearest scheme that can be written, and why it is not the stored one."""
     if activations and stored != LinearScheme(8, 0, symmetric=True):
-        reason = f"{stored.label}, and --activations int8 needs int8 codes with one scale a row"
+        reason = f"{stored.label}, but --activations int8 needs int8 codes with one scale per row"
         return LinearScheme(8, 0, symmetric=True), (Unwritable(reason, _BY_ROW),)
     scheme, problems = stored, []
     if scheme.bits not in LINEAR_BITS:
         problems.append(Unwritable("int3, which readers of different versions unpack differently", _FOUR))
         scheme = replace(scheme, bits=4)
     if not scales.whole:
-        problems.append(Unwritable("zero points that are no whole numbers within the codes' range", _WHOLE))
+        problems.append(Unwritable("zero points that are not whole numbers within the codes' range", _WHOLE))
     if scheme.group_size and columns % scheme.group_size:
         reason = f"a short last group ({counted(columns, 'column')} in groups of {scheme.group_size})"
         problems.append(Unwritable(reason, _DIVIDE))

@@ -36,13 +36,11 @@ from arrowquant_dist.export.tensors import AS_THE_SOURCE, LayerExport, Packer
 _SCALE_DTYPES: Mapping[str, ScaleDtype] = {"bfloat16": "BF16", "float16": "F16"}
 _OTHER_SETTINGS = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")  # of other formats
 _ONE_SCHEME = Advice(
-    "give all of them the same settings, by one override that says a quant_type",
+    "give all of them the same settings, with one override that sets a quant_type",
     "one quant_type for all of them",
 )
 _EXPERTS = ".experts."
-_NO_MODEL = (
-    "of a folder without a transformers model's config.json, so that no reader would know of its codes"
-)
+_NO_MODEL = "in a folder without a transformers model's config.json, so no reader would know of its codes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +53,7 @@ class CompressedTensors:
     requantize: bool = False
     name: ClassVar[str] = "compressed-tensors"
     otherwise: ClassVar[str] = (
-        "--requantize, which writes these layers in the nearest way it has, from --source if that is given"
+        "--requantize, which writes these layers in the nearest form that it has, from --source if that is given"
     )
 
     def draft(self, model: Model) -> ExportDraft:
@@ -131,7 +129,7 @@ class CompressedTensors:
         ]
         message = "; ".join(lines)
         raise InvalidConfig(
-            f"compressed-tensors cannot hold {message}; or {self.otherwise}",
+            f"compressed-tensors cannot hold {message}; or use {self.otherwise}",
             uri=model.dataset.uri,
         )
 
@@ -176,7 +174,9 @@ def one_scheme_a_set(choices: Sequence[LayerChoice]) -> list[LayerChoice]:
             continue
         widest = max((member.scheme for member in members), key=_width)
         ways = listed(sorted({m.scheme.label if m.scheme else "not quantized" for m in members}))
-        problem = Unwritable(f"in different ways ({ways}), where readers have one for {what}", _ONE_SCHEME)
+        problem = Unwritable(
+            f"stored in different ways ({ways}), but readers have one for {what}", _ONE_SCHEME
+        )
         for member in members:
             if member.scheme != widest:
                 found[member.part.name] = member.as_scheme(widest, problem)
@@ -276,7 +276,7 @@ def _fate(choice: LayerChoice, *, has_source: bool) -> str:
     if choice.scheme is None:
         return "not quantized, the source's values" if has_source else "not quantized"
     if _is_anew(choice, has_source=has_source):
-        return f"quantized anew, {choice.scheme.label}"
+        return f"requantized, {choice.scheme.label}"
     if choice.rounds_scales:
         return f"{f'as {choice.scheme.label} ' if _is_other(choice) else ''}with rounded scales"
     return f"the same values as {choice.scheme.label}"

@@ -56,14 +56,14 @@ def why_not_unfused(
     """Returns why fused experts cannot be taken apart, or None if they can. shapes: those of all layers, by name."""
     found = _FUSED.fullmatch(name)
     if model_type not in _NAMES or found is None:
-        return f"fused experts, of which it is not known how vLLM has them for {model_type or 'this model'}"
+        return f"fused experts, and it is not known how vLLM stores them for {model_type or 'this model'}"
     neighbours = {own: shapes.get(name.replace(found["own"], own)) for own in ("gate_up_proj", "down_proj")}
     gate_up, down = neighbours["gate_up_proj"], neighbours["down_proj"]
     if gate_up is None or down is None:
         return "fused experts without the other half, gate_up_proj or down_proj"
     experts, hidden, inner = down
     if gate_up != (experts, 2 * inner, hidden):
-        return "fused experts that are stored turned round, [experts, in, out], so that scales run along the wrong axis"
+        return "fused experts that are stored transposed, [experts, in, out], so that scales run along the wrong axis"
     return None if row_dims == 2 else "fused experts with one scale for rows of several experts"
 
 

@@ -43,8 +43,8 @@ _OF_EMBEDDINGS = frozenset(
 )
 
 EMBEDDING = "an embedding, which transformers does not load quantized"
-CONV1D = "a Conv1D, which stores its weight turned round"
-CONVOLUTION = "no matrix but a convolution, or the matrices of several experts"
+CONV1D = "a Conv1D, which stores its weight transposed"
+CONVOLUTION = "not a matrix but a convolution, or the matrices of several experts"
 NO_MODULE = "no module's weight"
 UNKNOWN = "not known by its name to be a Linear"
 

@@ -155,8 +155,8 @@ def exact_scales(scales: np.ndarray, dtype: ScaleDtype) -> np.ndarray:
         return flat.view("<u2")[1::2].copy().view(np.uint8)  # the upper halves of their bits
     stored = scale_bytes(flat, dtype)
     if not np.array_equal(_numbers(stored, dtype), flat):
-        message = f"scales are no numbers of {_NAMES[dtype]}, as they should be by the manifest"
-        raise CorruptWeights(f"{message}; quantize again, or --requantize")
+        message = f"scales are not exact in {_NAMES[dtype]}, although the manifest says so"
+        raise CorruptWeights(f"{message}; quantize again, or use --requantize")
     return stored
 
 
@@ -190,8 +190,8 @@ def are_whole(zero_points: np.ndarray, bits: int) -> bool:
 def _whole(zero_points: np.ndarray, bits: int) -> np.ndarray:
     """Returns the zero points. Raises CorruptWeights unless they are whole, as the manifest says they are."""
     if not are_whole(zero_points, bits):
-        message = f"zero points are no whole numbers within {bits} bits, as they should be by the manifest"
-        raise CorruptWeights(f"{message}; quantize again, or --requantize")
+        message = f"zero points are not whole numbers within {bits} bits, although the manifest says so"
+        raise CorruptWeights(f"{message}; quantize again, or use --requantize")
     return zero_points
 
 

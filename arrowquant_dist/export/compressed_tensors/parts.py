@@ -75,7 +75,7 @@ def model_folders(model: Model) -> list[ModelFolder]:
         try:
             config = parse_json(data) if data is not None else None
         except ValueError as error:
-            message = f"it is no JSON ({error}); correct it"
+            message = f"it is not valid JSON ({error}); correct it"
             raise InvalidConfig(message, uri=model.dataset.store.url(path)) from error
         if isinstance(config, dict) and config.get("model_type") is not None:
             _refuse_other_types(config, model.dataset.store.url(path))
@@ -91,7 +91,7 @@ def _refuse_other_types(config: Mapping[str, Any], uri: str) -> None:
             value = text.get(name)
             if value is not None and not (isinstance(value, str) and value):
                 raise InvalidConfig(
-                    f"{name} has to be a text that is not empty, and is {shown(value)}; correct it", uri=uri
+                    f"{name} has to be a string that is not empty, not {shown(value)}; correct it", uri=uri
                 )
 
 

@@ -64,14 +64,14 @@ class Architecture:
         missing = [name for name, place in self.places.items() if not place.optional and name not in kept]
         if missing:
             raise InvalidCheckpoint(
-                f"{_some(missing)} {listed(missing)} {_is(missing)} missing, without which llama.cpp loads no "
-                f"{self.name}; quantize the whole model"
+                f"{_some(missing)} {listed(missing)} {_is(missing)} missing, and llama.cpp cannot load "
+                f"{self.name} without; quantize the whole model"
             )
         for name, shape in kept.items():
             if shape != self.places[name].shape:
                 raise InvalidCheckpoint(
-                    f"it has shape {list(shape)}, and by config.json {list(self.places[name].shape)}; take the "
-                    "config.json of these weights",
+                    f"it has shape {list(shape)}, but config.json implies {list(self.places[name].shape)}; use the "
+                    "config.json that belongs to these weights",
                     layer=name,
                 )
         return {name: self.places[name] for name in kept}

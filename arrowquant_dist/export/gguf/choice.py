@@ -55,19 +55,19 @@ def blocks_as_stored(layer: StoredLayer, codes: StoredCodes, place: TensorPlace)
     dtype = _blocks_of(scheme)
     if layer.columns % _SMALLEST:
         return Refusal(
-            f"{what} in rows of {counted(layer.columns, 'value')}, no multiple of {_SMALLEST}", KEEP
+            f"{what} in rows of {counted(layer.columns, 'value')}, not a multiple of {_SMALLEST}", KEEP
         )
     if dtype is None:
         return Refusal(what, _OTHER_CODES)
     values = BLOCKS[dtype].values
     if layer.columns % values:
         return Refusal(
-            f"{what} in rows of {counted(layer.columns, 'value')}, no multiple of {values}", _OTHER_CODES
+            f"{what} in rows of {counted(layer.columns, 'value')}, not a multiple of {values}", _OTHER_CODES
         )
     if scheme.group_size % values:
-        return Refusal(f"{what} in groups of {scheme.group_size}, no multiple of {values}", _OTHER_CODES)
+        return Refusal(f"{what} in groups of {scheme.group_size}, not a multiple of {values}", _OTHER_CODES)
     if codes.fp16 is not Fp16.HOLDS:
-        return Refusal("scales that fp16, which it has them in, does not hold", KEEP)
+        return Refusal("scales that fp16, in which GGUF stores them, cannot represent", KEEP)
     return Choice(CodeBlocks(dtype, layer.name, place.head_rows))
 
 

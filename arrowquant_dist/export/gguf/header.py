@@ -85,9 +85,7 @@ def split_fields(number: int, count: int, tensors: int) -> dict[str, Any]:
     """Returns the metadata of one of several files. tensors: number of tensors in all of them. Raises InvalidConfig for
     more files than can be counted."""
     if count > _MOST_FILES:
-        raise InvalidConfig(
-            f"max_file_bytes: {count} files, and GGUF counts to {_MOST_FILES}; let files be larger"
-        )
+        raise InvalidConfig(f"max_file_bytes: {count} files, and GGUF allows at most {_MOST_FILES}; raise it")
     return {"split.no": number, "split.count": count, "split.tensors.count": tensors}
 
 

@@ -170,7 +170,7 @@ def _context(config: Settings, model_type: str) -> tuple[int, tuple[str, ...]]:
     window = Settings(config.file, fields).count("sliding_window", context)
     if window >= context:
         return context, ()
-    note = f"context_length is {window}, the sliding window, and not {context}: llama.cpp has no window for this family"
+    note = f"context_length is {window}, the sliding window, not {context}: llama.cpp has no window for this family"
     return window, (note,)
 
 

@@ -39,8 +39,8 @@ from arrowquant_dist.tensor import QuantizedTensor
 
 _FACTORS = "rope_freqs.weight"
 _NO_POOLING = (
-    "no modules.json says how the embedding of a text is made: give llama.cpp --pooling, mean or cls as the model's "
-    "card has it"
+    "there is no modules.json to say how the embedding of a text is made: give llama.cpp --pooling, mean or cls as the "
+    "model's card says"
 )
 
 
@@ -79,7 +79,7 @@ class Gguf:
         if options.activations is not None:
             raise InvalidConfig("activations: llama.cpp chooses how it computes; leave it out")
         if options.source is not None and not options.requantize:
-            raise InvalidConfig("source: is what --requantize takes values from; give both, or neither")
+            raise InvalidConfig("source: is where --requantize takes values from; give both, or neither")
         return cls(requantize=options.requantize)
 
     def draft(self, model: Model) -> ExportDraft:
@@ -166,7 +166,7 @@ def _fate(choice: Choice) -> str:
         return (
             f"decoded to {dtype}" if isinstance(choice.packer, FloatValues) else f"the same codes in {dtype}"
         )
-    return f"quantized anew as {dtype}" if choice.spec.is_quantized else f"the source's values as {dtype}"
+    return f"requantized as {dtype}" if choice.spec.is_quantized else f"the source's values as {dtype}"
 
 
 def _refusal(refused: Mapping[Refusal, list[str]], model: Model) -> InvalidConfig:
@@ -193,7 +193,7 @@ def _by_config(model: Model) -> Architecture:
     config = json_settings(model.read, "config.json")
     if config is None:
         raise InvalidCheckpoint(
-            "the dataset has no config.json, of which GGUF's metadata is made; put it into the source's folder and "
+            "the dataset has no config.json, from which GGUF's metadata is made; put it into the source's folder and "
             "quantize again"
         )
     layers = {name: layer.name for name, layer in model.names.items()}
@@ -204,7 +204,7 @@ def _by_config(model: Model) -> Architecture:
         return bert_architecture(config, layers)
     known = ", ".join((*LLAMA_TYPES, *BERT_TYPES))
     raise InvalidCheckpoint(
-        f"model_type of config.json is {shown(model_type)}, and known in GGUF are {known}; {OTHER_WAY}"
+        f"model_type of config.json is {shown(model_type)}, but GGUF is only supported for {known}; {OTHER_WAY}"
     )
 
 
@@ -213,7 +213,7 @@ def _vocabulary(model: Model, architecture: Architecture) -> Vocabulary:
     vocabulary = read_vocabulary(model.read, embedding.shape[0])
     if vocabulary.model not in architecture.vocabularies:
         raise InvalidCheckpoint(
-            f"tokenizer.json is of a kind that GGUF's {architecture.name} has not; take the tokenizer of these weights"
+            f"tokenizer.json is of a kind that GGUF's {architecture.name} does not have; use that of these weights"
         )
     return vocabulary
 

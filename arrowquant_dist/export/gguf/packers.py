@@ -87,7 +87,7 @@ class CodeBlocks:
                 if fate is Fp16.BEYOND
                 else "too small beside their minima for fp16"
             )
-            message = f"scales are {problem}, in which GGUF has them; keep this layer in 16 bits"
+            message = f"scales are {problem}, in which GGUF stores them; keep this layer in 16 bits"
             raise UnquantizableWeights(
                 f"{message} when you quantize (mixed_precision_layers)", layer=self.layer
             )
@@ -131,7 +131,7 @@ class FloatValues:
         lost = np.isfinite(wide) & ((sizes > limits.max) | ((sizes < limits.tiny) & (sizes != 0)))
         if lost.any():
             value = wide[lost][0]
-            message = f"has {value:g}, and GGUF has no float64; store float32 numbers in the source"
+            message = f"has {value:g}, but GGUF has no float64; store float32 numbers in the source"
             raise UnquantizableWeights(f"{message} and quantize it again", layer=self.layer or None)
 
 

@@ -20,12 +20,14 @@ def pooling_type(read: Read) -> int | None:
         return None
     modules = _parsed("modules.json", data)
     if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
-        raise InvalidCheckpoint("modules.json is no list of modules; mend it and try again")
+        raise InvalidCheckpoint("modules.json is not a list of modules; correct it and try again")
     found = None
     for module in modules:
         kind = str(module.get("type", "")).rpartition(".")[2]
         if kind not in _KNOWN:
-            raise InvalidCheckpoint(f"modules.json names a module {kind!r}, which GGUF has not; {OTHER_WAY}")
+            raise InvalidCheckpoint(
+                f"modules.json names a module {kind!r}, which GGUF does not support; {OTHER_WAY}"
+            )
         if kind == "Pooling":
             found = _of_module(read, f"{module.get('path', '')}/config.json")
     return found
@@ -40,7 +42,7 @@ def notes_on_texts(read: Read) -> tuple[str, ...]:
     if not isinstance(prompt, str) or not prompt:
         return ()
     return (
-        f"sentence-transformers puts {shortened(prompt)!r} before each text, and llama.cpp does not: do it there",
+        f"sentence-transformers puts {shortened(prompt)!r} before each text, but llama.cpp does not: add it yourself",
     )
 
 
@@ -49,7 +51,7 @@ def _of_module(read: Read, path: str) -> int:
     fields = None if data is None else _parsed(path, data)
     if not isinstance(fields, dict):
         raise InvalidCheckpoint(
-            f"{path}, which modules.json names, is missing or no JSON object; add it and try again"
+            f"{path}, which modules.json names, is missing or not a JSON object; add it and try again"
         )
     config = Settings(path, fields)
     if config.has("pooling_mode"):
@@ -68,7 +70,5 @@ def _parsed(path: str, data: bytes) -> object:
     try:
         value: object = parse_json(data)
     except ValueError as error:
-        raise InvalidCheckpoint(
-            f"{path} is no JSON that can be read: {error}; mend it and try again"
-        ) from error
+        raise InvalidCheckpoint(f"{path} is not valid JSON: {error}; correct it and try again") from error
     return value

@@ -15,12 +15,12 @@ from arrowquant_dist.export.gguf.vocabulary import Kind, Tokens, normalized_toke
 SPACE = "▁"
 _REPLACED = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
 _DOUBLED = (
-    "a text that begins with a space, or goes on with one after an added token, gets another one before it by "
-    "llama.cpp, and none by the tokenizer"
+    "where a text begins with a space, or goes on with one after an added token, llama.cpp puts another one before it, "
+    "and the tokenizer does not"
 )
 _AFTER_ADDED = (
-    "what follows an added token in a text, such as one of a chat template, gets a space before it by llama.cpp, and "
-    "none by the tokenizer"
+    "before what follows an added token in a text, such as one of a chat template, llama.cpp puts a space, and the "
+    "tokenizer does not"
 )
 
 
@@ -45,7 +45,7 @@ def _on_normalized(file: Settings) -> tuple[str, ...]:
     """Returns a note on added tokens that get a `▁` before them, as texts do, and are looked for with it."""
     found = normalized_tokens(file)
     return (
-        (f"{listed(found)}: found anywhere in a text by llama.cpp, by the tokenizer only after a space",)
+        (f"{listed(found)}: found anywhere in a text by llama.cpp, but by the tokenizer only after a space",)
         if found
         else ()
     )
@@ -76,5 +76,5 @@ def scores_of(tokens: Tokens, merges: list[tuple[str, str]]) -> tuple[float, ...
 
 def _not_scores(tokens: Tokens, text: str) -> InvalidCheckpoint:
     return tokens.file.unknown(
-        f"pairs that make the token {shortened(text)!r} in an order that scores of sentencepiece cannot have"
+        f"pairs that make the token {shortened(text)!r} in an order that scores of sentencepiece cannot express"
     )

@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 from arrowquant_dist.config.checks import shown
 from arrowquant_dist.errors import InvalidCheckpoint
 
-OTHER_WAY = "export it with --format compressed-tensors, which goes by layers and not by architectures"
+OTHER_WAY = "export it with --format compressed-tensors, which does not depend on the architecture"
 _LARGEST = 2**31 - 1
 
 
@@ -44,7 +44,7 @@ class Settings:
     def word(self, name: str, default: str | None = None) -> str:
         value = self._or_default(name, default)
         if not isinstance(value, str):
-            raise self.wrong(name, "a text")
+            raise self.wrong(name, "a string")
         return value
 
     def part(self, name: str) -> Settings | None:
@@ -73,13 +73,13 @@ class Settings:
     def wrong(self, name: str, wanted: str) -> InvalidCheckpoint:
         has = f"is {shown(self.fields[name])}" if self.has(name) else "is missing"
         return InvalidCheckpoint(
-            f"{name} of {self.file} {has}, and has to be {wanted}; mend the file and try again"
+            f"{name} of {self.file} {has}, but has to be {wanted}; correct the file and try again"
         )
 
     def unknown(self, what: str) -> InvalidCheckpoint:
         """Returns the error for a model that the file describes well, but that this package does not support in
         GGUF."""
-        return InvalidCheckpoint(f"{self.file} has {what}, which is not known in GGUF; {OTHER_WAY}")
+        return InvalidCheckpoint(f"{self.file} has {what}, which is not supported in GGUF; {OTHER_WAY}")
 
     def _or_default(self, name: str, default: Any) -> Any:
         value = self.fields.get(name)

@@ -61,7 +61,7 @@ def merges_of(tokens: Tokens) -> list[tuple[str, str]]:
         else []
     )
     if not pairs or not all(_is_pair(pair) for pair in pairs):
-        raise tokens.file.wrong("model", "byte pairs with `merges`, each of two texts")
+        raise tokens.file.wrong("model", "byte pairs with `merges`, each of two strings")
     return [(left, right) for left, right in pairs]
 
 
@@ -73,11 +73,11 @@ def _byte_pairs(tokens: Tokens, read: Read) -> Vocabulary:
     normalizer = tokens.file.part("normalizer")
     if normalizer is not None and normalizer.fields != {"type": "NFC"}:
         raise tokens.file.unknown(f"the normalizer {shown(dict(normalizer.fields))}")
-    note = "llama.cpp does not compose accents (NFC) as the tokenizer does: give it texts that are composed"
+    note = "llama.cpp does not compose accents (NFC) as the tokenizer does: give it composed texts"
     texts, kinds = tokens.texts_and_kinds(lambda text, _: text)
     merges = [f"{left} {right}" for left, right in merges_of(tokens)]
     if any(merge.count(" ") != 1 for merge in merges):
-        raise tokens.file.unknown("merges of texts with spaces")
+        raise tokens.file.unknown("merges of strings with spaces")
     roles, adds = _ends(tokens, read)
     return Vocabulary(
         model="gpt2",
@@ -125,12 +125,12 @@ def _ends(tokens: Tokens, read: Read) -> tuple[dict[str, int], dict[str, bool]]:
         if text is None:
             continue
         if text not in ids:
-            raise tokens.file.wrong("post_processor", f"of tokens of the vocabulary, and not {shown(text)}")
+            raise tokens.file.wrong("post_processor", f"made of tokens of the vocabulary, not {shown(text)}")
         if role == "eos" and roles.get("eos", ids[text]) != ids[text]:
             roles["eot"] = roles["eos"]  # what ends an answer, if it differs from what ends a text
         roles[role] = ids[text]
     if "eos" not in roles:
-        raise tokens.file.unknown("no eos_token (nor have tokenizer_config.json and config.json)")
+        raise tokens.file.unknown("no eos_token (and neither have tokenizer_config.json and config.json)")
     roles.setdefault("bos", roles["eos"])
     return roles, {"bos": before is not None, "eos": after is not None}
 
@@ -158,7 +158,7 @@ def _wordpieces(tokens: Tokens, read: Read) -> Vocabulary:
     before, after = around(file)
     unknown = tokens.model.fields.get("unk_token")
     if before not in ids or after not in ids or unknown not in ids:
-        raise file.unknown("texts without a token before and after them, or words without an unknown one")
+        raise file.unknown("no token before and after a text, or no unknown token")
     roles |= {
         "bos": ids[before],
         "cls": ids[before],
@@ -167,5 +167,5 @@ def _wordpieces(tokens: Tokens, read: Read) -> Vocabulary:
         "unk": ids[unknown],
     }
     normalized = normalized_tokens(file)
-    note = f"{listed(normalized)}: found as it is written by llama.cpp, in any case by the tokenizer"
+    note = f"{listed(normalized)}: found only as written by llama.cpp, but in upper and lower case by the tokenizer"
     return Vocabulary("bert", "default", texts, kinds, roles=roles, notes=(note,) if normalized else ())

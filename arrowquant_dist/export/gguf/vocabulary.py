@@ -65,11 +65,9 @@ def json_settings(read: Read, path: str) -> Settings | None:
     try:
         value = parse_json(data)
     except ValueError as error:
-        raise InvalidCheckpoint(
-            f"{path} is no JSON that can be read: {error}; mend it and try again"
-        ) from error
+        raise InvalidCheckpoint(f"{path} is not valid JSON: {error}; correct it and try again") from error
     if not isinstance(value, dict):
-        raise InvalidCheckpoint(f"{path} is no JSON object; mend it and try again")
+        raise InvalidCheckpoint(f"{path} is not a JSON object; correct it and try again")
     return Settings(path, value)
 
 
@@ -93,7 +91,7 @@ class Tokens:
         model = file.part("model")
         vocab = model.part("vocab") if model else None
         if model is None or vocab is None:
-            raise file.wrong("model", "an object with the tokens and their numbers in `vocab`")
+            raise file.wrong("model", "an object with the tokens and their ids in `vocab`")
         texts: dict[int, str] = {}
         for text, number in vocab.fields.items():
             _put(texts, text, number, file, rows)
@@ -138,16 +136,16 @@ class Tokens:
 def _put(texts: dict[int, str], text: Any, number: Any, file: Settings, rows: int) -> None:
     if isinstance(number, bool) or not isinstance(number, int) or number < 0 or not is_utf8_text(text):
         raise InvalidCheckpoint(
-            f"{file.file} has a token that is no text with a number; mend the file and try again"
+            f"{file.file} has a token that is not a string with an id; correct the file and try again"
         )
     if number >= rows:
         raise InvalidCheckpoint(
-            f"{file.file} has the token {shortened(text)!r} as {number}, and the embeddings have "
-            f"{counted(rows, 'row')}; take the tokenizer of these weights"
+            f"{file.file} has the token {shortened(text)!r} with the id {number}, but the embeddings have "
+            f"{counted(rows, 'row')}; use the tokenizer of these weights"
         )
     if texts.setdefault(number, text) != text:
         raise InvalidCheckpoint(
-            f"{file.file} has {shortened(texts[number])!r} and {shortened(text)!r} as token {number}; mend the file "
+            f"{file.file} has {shortened(texts[number])!r} and {shortened(text)!r} as token {number}; correct the file "
             "and try again"
         )
 
@@ -162,7 +160,9 @@ def _added(file: Settings) -> list[dict[str, Any]]:
                 if token.get("single_word") or (
                     (token.get("lstrip") or token.get("rstrip")) and "mask" not in content
                 ):
-                    raise file.unknown(f"the token {shortened(content)!r} that takes spaces or words with it")
+                    raise file.unknown(
+                        f"the token {shortened(content)!r} that takes spaces beside it or matches only whole words"
+                    )
             case _:
                 raise file.wrong("added_tokens", "a list of tokens, each with id, content and special")
     return added
@@ -206,7 +206,7 @@ def around(file: Settings) -> tuple[str | None, str | None]:
             case {"type": "TemplateProcessing", "single": [*parts]}:
                 before, after = _template(parts, file)
             case _:
-                raise file.unknown("a post_processor of another kind than TemplateProcessing")
+                raise file.unknown("a post_processor other than TemplateProcessing")
     return before, after
 
 
@@ -230,7 +230,7 @@ def chat_template(read: Read) -> str:
         try:
             return data.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise InvalidCheckpoint("chat_template.jinja is no UTF-8; mend it and try again") from error
+            raise InvalidCheckpoint("chat_template.jinja is not UTF-8; correct it and try again") from error
     config = json_settings(read, "tokenizer_config.json")
     template = config.fields.get("chat_template") if config else None
     return template if is_utf8_text(template) else ""
@@ -238,6 +238,6 @@ def chat_template(read: Read) -> str:
 
 def no_tokenizer() -> InvalidCheckpoint:
     return InvalidCheckpoint(
-        "the dataset has no tokenizer.json, of which GGUF's tokenizer is made; save it into the source with "
+        "the dataset has no tokenizer.json, from which GGUF's tokenizer is made; save it into the source with "
         f"AutoTokenizer.from_pretrained(…).save_pretrained(…) and quantize again, or {OTHER_WAY}"
     )

@@ -141,7 +141,7 @@ def test_experts_that_differ_are_refused_and_get_the_widest(layers: str, tmp_pat
     config = _CONFIG.replace(overrides=[{"layers": layers, "quant_type": "int8"}])
     dataset = _fused(tmp_path, model, config)
     with pytest.raises(
-        InvalidConfig, match=r"experts.0.gate_proj.weight.*where readers have one for all experts"
+        InvalidConfig, match=r"experts.0.gate_proj.weight.*but readers have one for all experts"
     ):
         exported(dataset, tmp_path / "out")
     exported(dataset, tmp_path / "out", requantize=True)
@@ -177,11 +177,11 @@ def test_of_experts_with_zero_points_it_is_told_that_transformers_does_not_load_
     [
         ("qwen3_moe", 2, _SHAPES, None),
         ("mixtral", 2, _SHAPES, None),
-        ("llama4", 2, _TURNED, "stored turned round"),
-        ("gpt_oss", 2, _TURNED, "it is not known how vLLM has them for gpt_oss"),
-        ("granitemoe", 2, _SHAPES, "it is not known how vLLM has them for granitemoe"),
-        ("", 2, _SHAPES, "it is not known how vLLM has them for this model"),
-        ("qwen3_vl_moe", 2, _TURNED, "stored turned round"),
+        ("llama4", 2, _TURNED, "stored transposed"),
+        ("gpt_oss", 2, _TURNED, "it is not known how vLLM stores them for gpt_oss"),
+        ("granitemoe", 2, _SHAPES, "it is not known how vLLM stores them for granitemoe"),
+        ("", 2, _SHAPES, "it is not known how vLLM stores them for this model"),
+        ("qwen3_vl_moe", 2, _TURNED, "stored transposed"),
         ("qwen3_moe", 1, _SHAPES, "one scale for rows of several experts"),
     ],
 )
@@ -237,7 +237,7 @@ def test_turned_experts_are_refused_by_name_and_kept_where_that_is_asked_for(tmp
     (tmp_path / "source/config.json").write_text('{"model_type": "qwen3_vl_moe", "dtype": "float32"}')
     quantize(str(tmp_path / "source"), str(tmp_path / "dataset"), QuantizationConfig("int8"), RUN)
     with pytest.raises(
-        InvalidConfig, match=r"experts.down_proj, .*experts.gate_up_proj: fused experts.*turned round"
+        InvalidConfig, match=r"experts.down_proj, .*experts.gate_up_proj: fused experts.*transposed"
     ):
         exported(str(tmp_path / "dataset"), tmp_path / "out")
     exported(str(tmp_path / "dataset"), tmp_path / "out", requantize=True)
@@ -258,7 +258,7 @@ def test_llama_4_s_experts_are_turned_and_written_one_by_one(dtype: str, kind: s
     dataset = _fused(tmp_path, model, config, block="feed_forward")
     name = "model.layers.0.feed_forward.experts.gate_up_proj"
     if kind != "kept":
-        with pytest.raises(InvalidConfig, match=rf"{re.escape(name)}.*: fused experts.*turned round"):
+        with pytest.raises(InvalidConfig, match=rf"{re.escape(name)}.*: fused experts.*transposed"):
             exported(dataset, tmp_path / "out")
     source = str(tmp_path / "source") if kind == "from the source" else None
     exported(dataset, tmp_path / "out", requantize=kind != "kept", source=source)

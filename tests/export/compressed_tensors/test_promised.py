@@ -108,12 +108,12 @@ def test_the_export_is_the_same_whether_they_were_read_or_not(
 @pytest.mark.parametrize(
     ("settings", "said", "reason"),
     [
-        ({}, _BFLOAT, "scales are no numbers of bfloat16"),
-        ({"quant_type": "int8", "per_channel": True}, _BFLOAT, "scales are no numbers of bfloat16"),
+        ({}, _BFLOAT, "scales are not exact in bfloat16"),
+        ({"quant_type": "int8", "per_channel": True}, _BFLOAT, "scales are not exact in bfloat16"),
         (
             _BFLOAT | {"symmetric": False},
             {"integer_zero_points": True},
-            "zero points are no whole numbers within 4 bits",
+            "zero points are not whole numbers within 4 bits",
         ),
     ],
 )

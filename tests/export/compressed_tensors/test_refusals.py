@@ -67,19 +67,19 @@ _REAL = {**_INT4, "symmetric": False}
 _CASES: dict[str, tuple[dict[str, Any], str, list[tuple[int, int | None, bool]]]] = {
     "real zero points": (
         _REAL,
-        "zero points that are no whole numbers.*integer_zero_points: true",
+        "zero points that are not whole numbers.*integer_zero_points: true",
         [(4, 32, False)],
     ),
     "real zero points by row": (
         {"quant_type": "int8", "symmetric": False},
-        "zero points that are no whole numbers",
+        "zero points that are not whole numbers",
         [(8, None, False)],
     ),
     "int3": ({**_INT4, "quant_type": "int3"}, "int3, .*quantize to int4", [(4, 32, True)]),
     "int3 with real zero points": ({**_REAL, "quant_type": "int3"}, "int3", [(4, 32, False)]),
     "one scale with a real zero point": (
         {"quant_type": "int4", "per_channel": False, "group_size": 0, "symmetric": False},
-        "zero points that are no whole numbers",
+        "zero points that are not whole numbers",
         [(4, None, False)],
     ),
 }
@@ -95,7 +95,7 @@ def test_what_the_format_has_not_is_refused_and_requantized(case: str, tmp_path:
     made = exported(dataset, tmp_path / "out", requantize=True)
     tensors, written = _out(tmp_path)
     assert _groups(written) == nearest
-    fate = "the same values as int4" if case == "int3" else "quantized anew"
+    fate = "the same values as int4" if case == "int3" else "requantized"
     assert any(_DOWN in note and fate in note for note in made.record.notes)
     if not nearest[0][2]:
         assert tensors[_Q.replace("weight", "weight_zero_point")].dtype == torch.int32
@@ -117,7 +117,7 @@ def test_a_short_last_group_becomes_one_that_divides_or_a_row(
     made = exported(dataset, tmp_path / "out", requantize=True)
     assert _groups(_out(tmp_path)[1]) == [(4, nearest, True)]
     is_cut = nearest is not None and group_size % nearest == 0
-    assert ("the same values as" if is_cut else "quantized anew") in made.record.notes[0]
+    assert ("the same values as" if is_cut else "requantized") in made.record.notes[0]
 
 
 def test_a_group_of_all_columns_or_more_is_a_row(tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_a_quantized_embedding_is_refused_and_written_in_the_source_s_dtype(tmp_
     [
         ("transformer.h.0.attn.c_attn.weight", (64, 192), "gpt2", "a Conv1D"),
         ("transformer.h.0.mlp.c_fc.weight", (64, 192), "unheard_of", "a Conv1D"),
-        ("model.conv1.weight", (64, 3, 3, 3), "whisper", "no matrix but a convolution"),
+        ("model.conv1.weight", (64, 3, 3, 3), "whisper", "not a matrix but a convolution"),
         ("model.layers.0.mixer.in_proj_weight", (64, 192), "llama", "no module's weight"),
         ("model.layers.0.frobnicator.weight", (64, 192), "llama", "not known by its name to be a Linear"),
         ("encoder.layer.0.attention.self.query.weight", (64, 64), "ibert", "not known by its name"),
@@ -295,7 +295,7 @@ def test_fused_layers_of_several_schemes_are_refused_and_get_the_widest(
 ) -> None:
     dataset = _dataset(tmp_path, {**_INT4, "overrides": overrides})
     with pytest.raises(
-        InvalidConfig, match=rf"in different ways \({ways}\), where readers have one for model.layers.0"
+        InvalidConfig, match=rf"in different ways \({ways}\), but readers have one for model.layers.0"
     ):
         exported(dataset, tmp_path / "out")
     made = exported(dataset, tmp_path / "out", requantize=True)
@@ -312,7 +312,7 @@ def test_a_kept_member_of_a_fused_set_keeps_the_others(tmp_path: Path) -> None:
         tmp_path, {**_INT4, "overrides": [{"layers": "*.q_proj.weight", "quant_type": "fp16"}]}
     )
     with pytest.raises(
-        InvalidConfig, match=r"k_proj.weight, .*v_proj.weight: in different ways \(.*not quantized.*\)"
+        InvalidConfig, match=r"k_proj.weight, .*v_proj.weight: stored in different ways \(.*not quantized.*\)"
     ):
         exported(dataset, tmp_path / "out")
     exported(dataset, tmp_path / "out", requantize=True)
@@ -327,7 +327,7 @@ def test_a_kept_member_of_a_fused_set_keeps_the_others(tmp_path: Path) -> None:
 )
 def test_int8_activations_need_int8_codes_by_row(settings: dict[str, Any], tmp_path: Path) -> None:
     dataset = _dataset(tmp_path, settings)
-    with pytest.raises(InvalidConfig, match="--activations int8 needs int8 codes with one scale a row"):
+    with pytest.raises(InvalidConfig, match="--activations int8 needs int8 codes with one scale per row"):
         exported(dataset, tmp_path / "out", activations="int8")
     exported(dataset, tmp_path / "out", activations="int8", requantize=True)
     tensors, written = _out(tmp_path)
@@ -353,7 +353,7 @@ def test_rows_that_were_kept_in_part_are_refused_and_all_kept(tmp_path: Path) ->
     weights[_DOWN] = torch.randn(600, 128)
     weights[_DOWN][500, 3] = float("nan")
     dataset = _dataset(tmp_path, {"quant_type": "int8", "non_finite": "keep"}, weights)
-    with pytest.raises(InvalidConfig, match=f"{_DOWN}: not all of its rows are quantized"):
+    with pytest.raises(InvalidConfig, match=f"{_DOWN}: its rows are not all quantized"):
         exported(dataset, tmp_path / "out")
     exported(dataset, tmp_path / "out", requantize=True)
     tensors, _ = _out(tmp_path)
@@ -385,7 +385,7 @@ def test_a_field_of_the_config_that_is_no_text_is_refused_by_name(
     field: str, value: object, tmp_path: Path
 ) -> None:
     dataset = _dataset(tmp_path, {"quant_type": "int8"}, config={"dtype": None, field: value})
-    with pytest.raises(InvalidConfig, match=rf"config\.json: {field} has to be a text") as raised:
+    with pytest.raises(InvalidConfig, match=rf"config\.json: {field} has to be a string") as raised:
         exported(dataset, tmp_path / "out")
     assert raised.value.exit_code == 2
     assert not (tmp_path / "out").exists()
@@ -396,7 +396,7 @@ def test_every_reason_is_named_at_once(tmp_path: Path) -> None:
     dataset = _dataset(tmp_path, {**_REAL, "mixed_precision_layers": [], "overrides": overrides})
     with pytest.raises(InvalidConfig) as raised:
         exported(dataset, tmp_path / "out")
-    for word in ("an embedding", "int3", "no whole numbers", _EMBED, _DOWN, _GATE):
+    for word in ("an embedding", "int3", "not whole numbers", _EMBED, _DOWN, _GATE):
         assert word in str(raised.value)
 
 

@@ -57,7 +57,7 @@ def test_int8_codes_by_row_come_of_fewer_bits_too() -> None:
 def test_rounded_scales_are_what_their_dtype_has_and_are_refused_by_the_packer_as_they_are() -> None:
     rows = quantize_tensor(torch.randn(6, 33), QuantizationConfig("int8"))
     packer = Int8Weight("BF16")
-    with pytest.raises(CorruptWeights, match="scales are no numbers of bfloat16"):
+    with pytest.raises(CorruptWeights, match="scales are not exact in bfloat16"):
         packer.pack(1, rows)
     rounded = torch.from_numpy(RoundedScales(packer, "BF16").pack(1, rows).copy()).view(torch.bfloat16)
     assert torch.equal(rounded, torch.from_numpy(rows.scales).bfloat16())

@@ -228,7 +228,7 @@ def test_a_sliding_window_is_how_long_a_text_may_be() -> None:
 )
 def test_what_llama_cpp_computes_otherwise_is_refused(model: str, changes: dict[str, Any]) -> None:
     names = shapes_of(MODELS[model])
-    with pytest.raises(InvalidCheckpoint, match=r"not known in GGUF.*--format compressed-tensors"):
+    with pytest.raises(InvalidCheckpoint, match=r"not supported in GGUF.*--format compressed-tensors"):
         architecture_of({**MODELS[model], **changes}, names)
 
 

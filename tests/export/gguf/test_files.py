@@ -245,7 +245,7 @@ def test_the_mark_stands_before_the_tokenizer_so_that_what_was_not_finished_is_f
     assert planned.output.weights[0].literals[0].index(b"arrowquant.export") < 200
     export_dataset(dataset, out, ExportOptions("gguf"))
     (out / "export.json").unlink()
-    with pytest.raises(TargetConflict, match="files of another export, which was not finished"):
+    with pytest.raises(TargetConflict, match="files of another export that was not finished"):
         export_dataset(dataset, out, ExportOptions("safetensors"))
     export_dataset(dataset, out, ExportOptions("safetensors", overwrite=True))
     assert not [*out.glob("*.gguf")]

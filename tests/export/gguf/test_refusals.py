@@ -51,11 +51,11 @@ def values(tensor: Any) -> np.ndarray:
 ODD: dict[str, tuple[dict[str, Any], str]] = {
     "int3": ({"quant_type": "int3"}, "int3"),
     "int3 with zero points": ({"quant_type": "int3", "symmetric": False}, "int3 with zero points"),
-    "int2 in small groups": ({"quant_type": "int2"}, "int2 in groups of 32, no multiple of 256"),
+    "int2 in small groups": ({"quant_type": "int2"}, "int2 in groups of 32, not a multiple of 256"),
     "int2 with zero points": ({"quant_type": "int2", "symmetric": False}, "int2 with zero points"),
     "int4 in groups of 48": (
         {"quant_type": "int4", "group_size": 48},
-        "int4 in groups of 48, no multiple of 32",
+        "int4 in groups of 48, not a multiple of 32",
     ),
     "int8 with zero points": ({"symmetric": False}, "int8 with zero points"),
 }

@@ -123,7 +123,7 @@ def test_an_added_token_that_is_looked_for_in_normalized_texts_is_noted(
     """Llama 2's `▁` before it, and BERT's small letters; transformers' `add_tokens` adds them so."""
     expected = {
         "sentencepieces": ("<NEW>: found anywhere in a text by llama.cpp", ["a <NEW>"], ["a<NEW>"]),
-        "minilm": ("<NEW>: found as it is written by llama.cpp", ["a <new>", "a<NEW>"], []),
+        "minilm": ("<NEW>: found only as written by llama.cpp", ["a <new>", "a<NEW>"], []),
         "qwen2": (None, ["a<NEW>"], ["a<new>"]),
     }
     for kind, (note, in_texts, in_none) in expected.items():
@@ -161,7 +161,7 @@ def test_no_tokenizer_json_says_how_to_save_one() -> None:
 
 
 def test_more_tokens_than_embeddings_are_another_model_s(saved: Callable[[str], Files]) -> None:
-    with pytest.raises(InvalidCheckpoint, match=r"as 512, and the embeddings have 512 rows"):
+    with pytest.raises(InvalidCheckpoint, match=r"with the id 512, but the embeddings have 512 rows"):
         vocabulary_of(saved("llama3"), 512)
 
 
@@ -207,7 +207,7 @@ UNKNOWN: list[tuple[str, str, Any]] = [
 def test_what_llama_cpp_does_otherwise_is_refused(
     kind: str, path: str, value: Any, saved: Callable[[str], Files]
 ) -> None:
-    with pytest.raises(InvalidCheckpoint, match=r"not known in GGUF; .*compressed-tensors|has to be"):
+    with pytest.raises(InvalidCheckpoint, match=r"not supported in GGUF; .*compressed-tensors|has to be"):
         vocabulary_of(changed(saved(kind), path, value))
 
 
@@ -226,7 +226,7 @@ def test_merges_that_scores_cannot_say_are_refused(saved: Callable[[str], Files]
         files["tokenizer.json"]["model"]["merges"] = wrong
         if wrong[-1] == merges[0] and len(by_token["".join(merges[0])]) == 1:
             continue  # a token's only pair may stand anywhere
-        with pytest.raises(InvalidCheckpoint, match="scores of sentencepiece cannot have"):
+        with pytest.raises(InvalidCheckpoint, match="scores of sentencepiece cannot express"):
             vocabulary_of(files)
 
 
@@ -260,7 +260,7 @@ def test_a_damaged_tokenizer_is_one_sentence(path: str, value: Any, saved: Calla
     data = {name: json.dumps(found).encode() for name, found in files.items()}
     with pytest.raises(InvalidCheckpoint, match=r"tokenizer\.json"):
         read_vocabulary(data.get, 513)
-    with pytest.raises(InvalidCheckpoint, match=r"tokenizer\.json is no JSON"):
+    with pytest.raises(InvalidCheckpoint, match=r"tokenizer\.json is not valid JSON"):
         read_vocabulary({"tokenizer.json": b"{" * 3}.get, 513)
 
 
@@ -277,13 +277,13 @@ def test_pooling_is_what_modules_json_says() -> None:
     assert pooling_type(read({"pooling_mode_cls_token": True})) == 2
     assert pooling_type(read({"pooling_mode": "lasttoken"})) == 3
     assert pooling_type(read({"pooling_mode": ["cls"]})) == 2
-    with pytest.raises(InvalidCheckpoint, match="pooling by cls, mean, which is not known in GGUF"):
+    with pytest.raises(InvalidCheckpoint, match="pooling by cls, mean, which is not supported in GGUF"):
         pooling_type(read({"pooling_mode": ["cls", "mean"]}))
     wrong: Any
     for wrong in ({"pooling_mode_max_tokens": True}, {"pooling_mode": "mean_sqrt_len"}, {}, []):
         with pytest.raises(InvalidCheckpoint, match=r"pooling|JSON object"):
             pooling_type(read(wrong))
-    with pytest.raises(InvalidCheckpoint, match="'Dense', which GGUF has not"):
+    with pytest.raises(InvalidCheckpoint, match="'Dense', which GGUF does not support"):
         pooling_type(read({}, "Dense"))
 
 

@@ -24,14 +24,14 @@ def known_arguments(cls: type[T]) -> type[T]:
     def checked(self: T, *values: Any, **named: Any) -> None:
         if len(values) > len(names):
             message = (
-                f"{cls.__name__} takes {counted(len(names), 'value')}, not {len(values)}; give them by name"
+                f"{cls.__name__} takes {counted(len(names), 'value')}, not {len(values)}; pass them by name"
             )
             raise InvalidConfig(message)
         check_keys(named, names, {})
         placed = dict(zip(names, values, strict=False))
         for name in named:
             if name in placed:
-                raise invalid(name, "is given twice, by its place and by its name; leave one of them out")
+                raise invalid(name, "is given twice, by position and by name; leave one of them out")
         for name in needed:
             if name not in placed and name not in named:
                 raise invalid(name, f"is missing; {cls.__name__} needs it")
@@ -46,12 +46,12 @@ def check_made(key: str, value: Any, cls: type) -> None:
     if isinstance(value, cls):
         return
     if isinstance(value, type):
-        hint = f"pass one that is made: {cls.__name__}()"
+        hint = f"pass an instance: {cls.__name__}()"
     elif isinstance(value, dict):
         how = ".from_dict(…)" if hasattr(cls, "from_dict") else "(**…)"
-        hint = f"pass {cls.__name__}{how} of it"
+        hint = f"convert it with {cls.__name__}{how}"
     elif isinstance(value, str):
-        hint = f"pass {cls.__name__}(…), as {cls.__name__}({fields(cls)[0].name}={value[:20]!r})"
+        hint = f"pass {cls.__name__}(…), such as {cls.__name__}({fields(cls)[0].name}={value[:20]!r})"
     else:
         hint = f"pass {cls.__name__}(…)"
     article = "an" if cls.__name__[0] in "AEIOU" else "a"

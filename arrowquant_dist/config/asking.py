@@ -9,7 +9,7 @@ from arrowquant_dist.config.checks import invalid
 
 ASKING = ("size", "min_quality")
 WITHOUT_HESSIANS = (
-    "is chosen without data, and with hessians it would do less than it seems; leave one of them out, or say size with "
+    "is chosen without data, so with hessians it would do less than it seems; leave one of them out, or use size with "
     "hessians"
 )
 # Settings that are chosen, and so must not be given, in a config that asks for a size or a quality.
@@ -24,6 +24,6 @@ def refuse_chosen(asked: str, said: Mapping[str, Any]) -> None:
     for name in CHOSEN:
         if name in said:
             reason = (
-                "chooses how layers are stored; leave one of them out (overrides may say it for some layers)"
+                "chooses how layers are stored; leave one of them out (overrides may set it for some layers)"
             )
-            raise invalid(name, f"does not go with {asked}, which {reason}")
+            raise invalid(name, f"cannot be combined with {asked}, which {reason}")

@@ -101,7 +101,7 @@ def check_text(key: str, value: Any) -> None:
         hint = (
             "; quote it, YAML reads yes, no, on and off as true and false" if isinstance(value, bool) else ""
         )
-        raise invalid(key, f"must be a text, not {shown(value)}{hint}")
+        raise invalid(key, f"must be a string, not {shown(value)}{hint}")
     if not value:
         raise invalid(key, "must not be empty")
 
@@ -119,7 +119,7 @@ def check_mapping(key: str, value: Any) -> Mapping[str, Any]:
         raise invalid(key, f"must be a mapping of keys to values, not {shown(value)}")
     for name in value:
         if not isinstance(name, str):
-            raise invalid(key, f"has the key {reprlib.repr(name)}, which is not a text; quote it")
+            raise invalid(key, f"has the key {reprlib.repr(name)}, which is not a string; quote it")
     return value
 
 
@@ -137,9 +137,11 @@ def check_options(key: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise invalid(key, f"must be a mapping of keys to values, not {kind_of(value)}")
     if not all(isinstance(name, str) for name in value):
-        raise invalid(key, "has a key which is not a text; quote it")
+        raise invalid(key, "has a key which is not a string; quote it")
     if _count(value, _MAX_OPTIONS) > _MAX_OPTIONS:
-        raise invalid(key, f"has more than {_MAX_OPTIONS} values, or holds itself; write out what is needed")
+        raise invalid(
+            key, f"has more than {_MAX_OPTIONS} values, or contains itself; write out what is needed"
+        )
     return dict(value)
 
 

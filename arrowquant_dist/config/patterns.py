@@ -28,7 +28,7 @@ def check_pattern(key: str, pattern: object) -> None:
     if only_name(text) is not None:
         return
     if len(text) > MAX_PATTERN_CHARS:
-        raise invalid(key, f"has {len(text)} characters, a pattern at most {MAX_PATTERN_CHARS}")
+        raise invalid(key, f"has {len(text)} characters, but a pattern has at most {MAX_PATTERN_CHARS}")
     if text == "//":
         raise invalid(key, "is an empty regex, which matches everything; write '*' if that is meant")
     try:

@@ -32,9 +32,9 @@ def preset_file(name: str) -> Path:
     names = preset_names()
     if name not in names:
         near = nearest(name, names)
-        hint = f"did you mean {near!r}? There are" if near else "there are"
-        message = f"there is no preset {name[:40]!r}; {hint} {', '.join(names)}. A file of that name is ./{name[:40]}"
-        raise InvalidConfig(message)
+        hint = f"did you mean {near!r}? The presets are" if near else "the presets are"
+        message = f"there is no preset {name[:40]!r}; {hint} {', '.join(names)}"
+        raise InvalidConfig(f"{message}. For a file of that name, write ./{name[:40]}")
     return _FOLDER / f"{name}.yaml"
 
 

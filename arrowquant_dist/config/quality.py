@@ -10,7 +10,7 @@ from arrowquant_dist.config.checks import invalid, shown
 
 _NUMBER = re.compile(r"0?\.[0-9]{1,12}")
 _PERCENT = re.compile(r"([0-9]{1,4}(?:\.[0-9]{1,9})?)\s*%")
-_HOW = "a cosine between 0 and 1, as 0.98, or what the perplexity may grow by, as 5%"
+_HOW = "a cosine between 0 and 1, such as 0.98, or how much the perplexity may grow, such as 5%"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ def quality(value: Any, key: str = "min_quality") -> Quality:
     if percent is not None:
         excess = float(percent[1]) / 100
         if excess == 0.0:
-            raise invalid(key, "must be above 0%: whatever is quantized loses something")
+            raise invalid(key, "must be above 0%: quantizing always loses something")
         return Quality(excess=excess)
     is_number = isinstance(value, float) or (text is not None and _NUMBER.fullmatch(text) is not None)
     if not is_number or not 0.0 < float(value) < 1.0:

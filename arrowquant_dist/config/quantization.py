@@ -71,7 +71,7 @@ class LayerOverride:
         check_pattern("layers", self.layers)
         if all(getattr(self, name) is None for name in _names(LayerOverride)[1:]):
             raise invalid(
-                "layers", f"{self.layers!r} is all there is; say what is different for these layers"
+                "layers", f"{self.layers!r} has no settings; add what is different for these layers"
             )
         if self.per_channel is None and self.group_size is not None:
             object.__setattr__(self, "per_channel", False)
@@ -89,7 +89,7 @@ class LayerOverride:
         """An override from the keys and values of its YAML. Raises InvalidConfig, which names the key."""
         check_keys(values, _names(cls), {"mixed_precision_layers": "at the top of the file"})
         if "layers" not in values:
-            raise invalid("layers", "is missing; say which layers are meant")
+            raise invalid("layers", "is missing; name the layers that it is for")
         for name, value in values.items():
             if value is None:
                 raise invalid(name, "has no value; leave the key out or give it one")
@@ -271,7 +271,7 @@ class QuantizationConfig(Displayed):
         self._check_steps("", None)
         for index, override in enumerate(self.overrides):
             if self._asks is not None and override.quant_type is None and override.row_dims is None:
-                reason = f"is missing: {self._asks} chooses how layers are stored whose type no override says"
+                reason = f"is missing: {self._asks} chooses for all layers whose quant_type no override sets"
                 raise invalid(f"overrides[{index}].quant_type", reason)
             self._check_steps(f"overrides[{index}].", override)
             self._check_side_input(f"overrides[{index}].method", override.method)
@@ -285,7 +285,7 @@ class QuantizationConfig(Displayed):
             size_limit(self.size)
         if self.size is not None and self.min_quality is not None:
             raise invalid(
-                "min_quality", "does not go with size: it asks for the least; leave one of them out"
+                "min_quality", "cannot be combined with size: it asks for the smallest; leave one of them out"
             )
         if self.min_quality is not None:
             if self.hessians is not None:
@@ -293,10 +293,10 @@ class QuantizationConfig(Displayed):
             wanted = quality(self.min_quality)
             if wanted.excess is not None and self.texts is None:
                 raise invalid(
-                    "texts", "is missing: the perplexity that min_quality speaks of is that of texts"
+                    "texts", "is missing: a min_quality in percent is about the perplexity of texts"
                 )
         elif self.texts is not None:
-            raise invalid("texts", "is what min_quality is measured by, and there is none")
+            raise invalid("texts", "is what min_quality is measured by, but there is no min_quality")
         if self.texts is not None:
             object.__setattr__(self, "texts", location(self.texts, "texts"))
         if self.chosen_for is not None:
@@ -305,7 +305,8 @@ class QuantizationConfig(Displayed):
             return
         if self.chosen_for is not None:
             raise invalid(
-                "chosen_for", f"is of a table that was chosen; with {self._asks} it is chosen again"
+                "chosen_for",
+                f"belongs to a table that was already chosen; with {self._asks} it is chosen again",
             )
         defaults = {each.name: each.default for each in fields(QuantizationConfig)}
         refuse_chosen(self._asks, {n: getattr(self, n) for n in CHOSEN if getattr(self, n) != defaults[n]})
@@ -317,32 +318,35 @@ class QuantizationConfig(Displayed):
         if spec.method not in _STEPPED:
             for name in _STEPS:
                 if getattr(own, name) is not None:
-                    reason = f"is of methods size, counted and gptq, and the method here is {spec.method}"
+                    reason = f"is only for the methods size, counted and gptq, not for {spec.method}"
                     raise invalid(f"{prefix}{name}", reason)
         elif spec.step == 0.0:
             self._check_no_step(prefix, spec)
         elif not (spec.symmetric and spec.per_channel):
-            reason = f"{spec.method} with a step has one scale a row: per_channel: true, symmetric: true"
+            reason = f"{spec.method} with a step needs one scale per row: per_channel: true, symmetric: true"
             raise invalid(f"{prefix}method", reason)
         elif spec.scale_dtype != "float32":
-            raise invalid(f"{prefix}scale_dtype", "is not to be had with a step; leave it out")
+            raise invalid(f"{prefix}scale_dtype", "cannot be set with a step; leave it out")
         elif spec.method == "gptq" and spec.row_exponent:
             raise invalid(
-                f"{prefix}row_exponent", "is of methods size and counted; rows of gptq have one step"
+                f"{prefix}row_exponent",
+                "is only for the methods size and counted; rows of gptq have one step",
             )
 
     def _check_no_step(self, prefix: str, spec: QuantSpec) -> None:
         if spec.method != "gptq":
-            reason = f"is missing: method {spec.method} needs it (or say `size:` and no method)"
+            reason = f"is missing: method {spec.method} needs it (or set `size:` and no method)"
             raise invalid(f"{prefix}step", reason)
         for name in ("row_exponent", "rate"):
             if getattr(spec, name):
-                raise invalid(f"{prefix}{name}", "says nothing without a step")
+                raise invalid(f"{prefix}{name}", "has no effect without a step")
 
     def _check_side_input(self, key: str, method: MethodName | None) -> None:
         needed = METHODS[method] if method is not None else None
         if needed is not None and getattr(self, needed) is None:
-            raise invalid(key, f"{method} needs {needed}; say where they are, or choose mse or rtn")
+            raise invalid(
+                key, f"{method} needs {needed}; set {needed} to where they are, or choose mse or rtn"
+            )
 
 
 def check_config(config: Any) -> None:

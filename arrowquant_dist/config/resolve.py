@@ -15,8 +15,8 @@ from arrowquant_dist.errors import counted, listed
 
 FUSED_EXPERTS_DIMS = 3  # [experts, out, in]
 _INSTEAD = (
-    "an override that says their quant_type quantizes them anew (overrides: [{layers: …, quant_type: int8}]), and "
-    "fp16 stores what they stand for"
+    "an override that sets their quant_type quantizes them again (overrides: [{layers: …, quant_type: int8}]), and "
+    "fp16 stores the values that they stand for"
 )
 
 
@@ -158,7 +158,7 @@ class SpecResolver:
             asks = (use.override.quant_type or self.config.quant_type) in BITS
             if asks and use.unquantizable is not None and not use.quantizable:
                 reason = f"matches only layers that can't be quantized, such as {use.unquantizable}"
-                raise invalid(key, f"{use.override.layers!r} {reason}; say quant_type: fp16, or leave it out")
+                raise invalid(key, f"{use.override.layers!r} {reason}; set quant_type: fp16, or leave it out")
             if use.override.row_dims is not None and not use.row_dims_fit:
                 reason = f"{use.override.row_dims} leaves no columns; no matching layer has more dimensions"
                 raise invalid(f"overrides[{index}].row_dims", reason)
@@ -171,7 +171,7 @@ class SpecResolver:
     def _check_codes(self) -> None:
         if self._not_kept:
             what = "; ".join(f"those of {listed(names)}: {why}" for why, names in self._not_kept.items())
-            reason = f"codes that V2 does not hold exactly: {what}; {_INSTEAD}"
+            reason = f"codes that V2 cannot store exactly: {what}; {_INSTEAD}"
             raise invalid("keep_codes", reason)
         if self.config.keep_codes and not self._coded:
             raise invalid("keep_codes", "no layer of the source has codes that are known here; leave it out")
@@ -205,7 +205,7 @@ class SpecResolver:
                 )
             if config.quant_type != "int8":
                 notes.append(
-                    f"{config.quant_type} with one scale a row is coarse; per_channel: false (groups of "
+                    f"{config.quant_type} with one scale per row is coarse; per_channel: false (groups of "
                     f"{config.group_size}) is far more accurate"
                 )
         return notes

@@ -90,7 +90,9 @@ class RunConfig:
         if self.address is not None:
             check_text("address", self.address)
             if self.engine == "inline":
-                raise invalid("address", "is Ray's, and engine is inline; leave it out or choose engine ray")
+                raise invalid(
+                    "address", "is for Ray, but engine is inline; leave it out or choose engine ray"
+                )
         if self.workers is not None:
             check_whole("workers", self.workers, 1, MAX_WORKERS)
         check_bool("overwrite", self.overwrite)

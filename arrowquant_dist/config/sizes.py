@@ -21,7 +21,7 @@ def parse_size(text: str | int, key: str = "size") -> int:
     which names `key`."""
     if isinstance(text, int) and not isinstance(text, bool):
         if text < 0:
-            raise invalid(key, f"must not be negative, not {shown(text)}")
+            raise invalid(key, f"must not be negative, and is {shown(text)}")
         return text
     match = _match(text) if isinstance(text, str) else None
     if match is None:

@@ -83,7 +83,7 @@ class Transfer:
             given,
         ) in value.items():  # a text may be a misplaced storage option, so it is not shown
             if isinstance(given, str) and (name not in _SIZES or not is_size(given)):
-                raise invalid(name, "must be a number, not a text")
+                raise invalid(name, "must be a number, not a string")
         return cls(**value)
 
 

@@ -30,7 +30,7 @@ def read_yaml(uri: str, storage_options: Mapping[str, Any] | None, what: str, hi
         return _read(uri, storage_options)
     except Exception as error:
         if isinstance(error, FileNotFoundError) and "://" not in uri:
-            raise InvalidConfig(f"{what} is not there; {hint}", uri=uri) from error
+            raise InvalidConfig(f"{what} does not exist; {hint}", uri=uri) from error
         # Libraries behind fsspec raise errors of their own, often not OSErrors; any of them means an unreadable file.
         message = f"{what} can't be read; {hint} ({type(error).__name__}"
         if storage_options:  # the error may repeat any of them
@@ -91,7 +91,7 @@ def _loader(known_keys: Collection[str]) -> Any:
         def flatten_mapping(self, node: Any) -> None:
             super().flatten_mapping(node)
             if len(node.value) > _MAX_MERGED_KEYS:  # merges of merges double their number
-                message = f"a mapping is merged of more than {_MAX_MERGED_KEYS} keys"
+                message = f"a mapping is merged from more than {_MAX_MERGED_KEYS} keys"
                 raise yaml.constructor.ConstructorError(None, None, message, node.start_mark)
 
         def construct_scalar(self, node: Any) -> Any:
@@ -107,9 +107,9 @@ def _loader(known_keys: Collection[str]) -> Any:
 def _reason(error: Exception) -> str:
     """What is wrong and where, without any word of the file, since any line of it may hold a secret."""
     if isinstance(error, RecursionError):
-        return "it is nested too deep"
+        return "it is nested too deeply"
     problem = getattr(error, "problem", None)
-    said = problem if isinstance(problem, str) else "a value is not what it looks like, or no text"
+    said = problem if isinstance(problem, str) else "a value is not what it looks like, or is not text"
     if _KEY_TWICE.fullmatch(said) is None:
         said = _QUOTED.sub("…", said)
     mark = getattr(error, "problem_mark", None)

@@ -54,7 +54,7 @@ def test_a_criterion_that_is_not_met_ends_with_1_and_the_report_is_written(
     ("arguments", "message"),
     [
         (("--configs", "int9"), "did you mean"),
-        (("--targets", "missing.yaml"), "the file of targets is not there"),
+        (("--targets", "missing.yaml"), "the file of targets does not exist"),
         (("--texts", "missing.txt"), "no such file of texts"),
         (("int8",), "go after --configs"),
         (("--html", "/"), "this is a folder"),

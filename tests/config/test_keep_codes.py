@@ -19,7 +19,7 @@ from arrowquant_dist.config import (
 from arrowquant_dist.errors import InvalidConfig
 
 CODES = QuantSpec("int4", per_channel=False, group_size=32, symmetric=True, method="source")
-NOT_KEPT = NotKept("they are of no form that V2 has")
+NOT_KEPT = NotKept("they have a form that V2 does not have")
 SHAPE = (64, 96)
 
 
@@ -69,8 +69,8 @@ def test_codes_that_can_not_be_kept_are_named_by_reason_after_the_last_layer() -
     with pytest.raises(InvalidConfig) as error:
         resolver.check_matches(["a.weight", "b.weight"])
     message = error.value.message
-    assert message.startswith("keep_codes: codes that V2 does not hold exactly")
-    assert "those of a.weight, c.weight: they are of no form that V2 has" in message
+    assert message.startswith("keep_codes: codes that V2 cannot store exactly")
+    assert "those of a.weight, c.weight: they have a form that V2 does not have" in message
     assert "those of d.weight: 1-D codes have no rows" in message
     assert "b.weight" not in message
 

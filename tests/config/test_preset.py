@@ -31,7 +31,7 @@ def test_a_word_is_the_preset_whatever_the_working_directory_has(
     assert load_config("int4")[0].quant_type == "int4"
     for place in ("./int4", "int4.yaml", Path("int4"), Path("mine"), f"{tmp_path}/int4"):
         assert load_config(place)[0].quant_type == "int2"
-    with pytest.raises(InvalidConfig, match=r"no preset 'mine'.*A file of that name is \./mine"):
+    with pytest.raises(InvalidConfig, match=r"no preset 'mine'.*For a file of that name, write \./mine"):
         load_config("mine")
 
 

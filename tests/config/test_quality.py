@@ -39,16 +39,16 @@ def test_anything_else_is_refused(value: Any) -> None:
         ({"min_quality": "5%"}, "texts: is missing"),
         (
             {"min_quality": 0.9, "hessians": "h"},
-            "min_quality: is chosen without data, and with hessians it would",
+            "min_quality: is chosen without data, so with hessians it would",
         ),
         ({"texts": "builtin"}, "texts: is what min_quality is measured by"),
-        ({"min_quality": 0.9, "size": "5MB"}, "min_quality: does not go with size"),
-        ({"min_quality": 0.9, "quant_type": "int8"}, "quant_type: does not go with min_quality"),
-        ({"size": "5MB", "quant_type": "int8"}, "quant_type: does not go with size"),
-        ({"size": "5MB", "method": "mse"}, "method: does not go with size"),
-        ({"size": "5MB", "per_channel": True}, "per_channel: does not go with size"),
-        ({"size": "5MB", "group_size": 128}, "group_size: does not go with size"),
-        ({"size": "5MB", "chosen_for": {}}, "chosen_for: is of a table"),
+        ({"min_quality": 0.9, "size": "5MB"}, "min_quality: cannot be combined with size"),
+        ({"min_quality": 0.9, "quant_type": "int8"}, "quant_type: cannot be combined with min_quality"),
+        ({"size": "5MB", "quant_type": "int8"}, "quant_type: cannot be combined with size"),
+        ({"size": "5MB", "method": "mse"}, "method: cannot be combined with size"),
+        ({"size": "5MB", "per_channel": True}, "per_channel: cannot be combined with size"),
+        ({"size": "5MB", "group_size": 128}, "group_size: cannot be combined with size"),
+        ({"size": "5MB", "chosen_for": {}}, "chosen_for: belongs to a table"),
     ],
 )
 def test_pairs_that_contradict_each_other_are_refused(values: dict[str, Any], message: str) -> None:
@@ -57,7 +57,7 @@ def test_pairs_that_contradict_each_other_are_refused(values: dict[str, Any], me
 
 
 def test_what_a_command_line_adds_to_a_config_with_a_size_is_refused() -> None:
-    with pytest.raises(InvalidConfig, match="per_channel: does not go with size"):
+    with pytest.raises(InvalidConfig, match="per_channel: cannot be combined with size"):
         QuantizationConfig(size="5MB").replace(per_channel=True)
     assert QuantizationConfig(size="5MB").replace(non_finite="keep").size == "5MB"
 

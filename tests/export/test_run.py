@@ -80,8 +80,11 @@ def test_layers_in_several_row_blocks_and_files_come_out_whole(tmp_path: Path) -
     ("options", "said"),
     [
         ("gguf", r"options: must be an ExportOptions, not the text 'gguf'; .*ExportOptions\(format='gguf'\)"),
-        ({"format": "gguf"}, r"options: must be an ExportOptions, .*; pass ExportOptions\(\*\*…\) of it"),
-        (ExportOptions, r"pass one that is made: ExportOptions\(\)"),
+        (
+            {"format": "gguf"},
+            r"options: must be an ExportOptions, .*; convert it with ExportOptions\(\*\*…\)",
+        ),
+        (ExportOptions, r"pass an instance: ExportOptions\(\)"),
     ],
 )
 def test_what_is_no_options_is_refused_with_how_to_make_them(options: Any, said: str, tmp_path: Path) -> None:

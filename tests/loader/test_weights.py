@@ -321,7 +321,7 @@ def test_rows_count_from_the_end_as_in_python(tmp_path: Path, rows: slice) -> No
         ({"dtype": torch.int8}, "dtype is torch.int8; choose one of float32"),
         ({"dtype": 32}, "dtype is 32; choose one of"),
         ({"storage_options": ["hunter2"]}, "storage_options: must be a mapping"),
-        ({"storage_options": {1: "hunter2"}}, "storage_options: has a key which is not a text"),
+        ({"storage_options": {1: "hunter2"}}, "storage_options: has a key which is not a string"),
     ],
 )
 def test_a_setting_of_a_wrong_type_is_one_error(tmp_path: Path, given: dict[str, Any], said: str) -> None:

@@ -148,7 +148,7 @@ def test_what_has_no_values_of_its_own_is_one_error_that_says_what_to_pass(kind:
     [
         ("int4", r"QuantizationConfig\(quant_type='int4'\)"),
         ({"quant_type": "int4"}, "from_dict"),
-        (QuantizationConfig, r"one that is made: QuantizationConfig\(\)"),
+        (QuantizationConfig, r"an instance: QuantizationConfig\(\)"),
         (None, "config: must be a QuantizationConfig"),
         (4, "config: must be a QuantizationConfig"),
     ],

@@ -194,7 +194,7 @@ def test_finished_datasets_stay_and_their_times_are_called_theirs(
         (["no-such-preset"], "no preset"),
         (["int8", "int8"], "two are called int8"),
         ([], "there is none"),
-        (["./missing.yaml"], "is not there"),
+        (["./missing.yaml"], "does not exist"),
         ({"validation.json": QuantizationConfig("int8")}, "is the report's own file"),
         (
             {"fine": QuantizationConfig("int8"), "odd": QuantizationConfig(overrides=[NO_LAYER])},

@@ -65,7 +65,7 @@ def test_targets_of_a_config_that_nobody_knows_are_refused() -> None:
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidConfig, match="the file of targets is not there"):
+    with pytest.raises(InvalidConfig, match="the file of targets does not exist"):
         read_targets(tmp_path / "missing.yaml")
 
 

@@ -111,7 +111,7 @@ class ArrayFile:
         wrong = first_wrong_chunk(data, first * CHUNK_NBYTES, self._digests_of(name))
         if wrong is not None:
             place = begin + wrong * CHUNK_NBYTES
-            message = f"what calibrate keeps of {name!r} is damaged; calibrate again with --overwrite"
+            message = f"what calibrate has stored of {name!r} is damaged; calibrate again with --overwrite"
             where = place, min(place + CHUNK_NBYTES, high)
             raise CorruptWeights(message, uri=self._store.url(self._path), byte_range=where)
         own = begin + start * dtype.itemsize - low

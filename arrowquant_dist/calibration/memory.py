@@ -53,7 +53,7 @@ class SharedMemory:
         needed = weights_nbytes + each_nbytes
         if needed > self.budget_nbytes:
             message = (
-                f"{what} needs {rounded_size(needed)} of memory at once, and the budget is "
+                f"{what} needs {rounded_size(needed)} of memory at once, but the budget is "
                 f"{rounded_size(self.budget_nbytes)}; --memory-budget {_enough(needed)} is enough for it"
             )
             raise InvalidConfig(message)

@@ -96,7 +96,7 @@ class CalibrationPlace:
         if not self.store.create(CALIBRATION_PATH, record.to_bytes()):
             there = self._read()
             if there.fingerprint != record.fingerprint:
-                message = "another calibration was finished here meanwhile; choose another folder"
+                message = "another calibration was finished here in the meantime; choose another folder"
                 raise TargetConflict(message, uri=self.store.uri)
             record = there
         self._tidy()
@@ -128,7 +128,7 @@ class CalibrationPlace:
         record = self._read()
         if record.fingerprint != self.identity.fingerprint:
             message = f"the statistics here were calibrated {self.identity.difference(record.digests)}"
-            raise TargetConflict(f"{message}; choose another folder, or --overwrite", uri=self.store.uri)
+            raise TargetConflict(f"{message}; choose another folder, or use --overwrite", uri=self.store.uri)
         return record
 
     def _read(self) -> Calibration:
@@ -149,14 +149,14 @@ class CalibrationPlace:
         try:
             there = Identity.from_dict(parse_json(self.store.read(SETTINGS_PATH)))
         except (ValueError, TypeError, KeyError, AttributeError):
-            self._refuse_begun("of which nothing says any more which it is")
+            self._refuse_begun("whose settings cannot be read")
         except NotFound:
             self._refuse_begun("that another process is removing")
         if there.fingerprint != self.identity.fingerprint:
             self._refuse_begun(self.identity.difference(there.digests))
 
     def _refuse_begun(self, which: str) -> NoReturn:
-        message = f"a calibration {which} was begun here; choose another folder, or --overwrite"
+        message = f"a calibration {which} was begun here; choose another folder, or use --overwrite"
         raise TargetConflict(message, uri=self.store.url(SETTINGS_PATH))
 
     def _clear(self, found: Listing) -> None:

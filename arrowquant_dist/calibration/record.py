@@ -79,10 +79,10 @@ class Calibration:
             values: dict[str, Any] = parse_json(data)
             version = values.pop("format_version")
             if version != STATISTICS_VERSION:
-                known = f"and {STATISTICS_VERSION} is known here"
+                known = f"but only {STATISTICS_VERSION} is known here"
                 is_newer = isinstance(version, int) and version > STATISTICS_VERSION
                 what = "upgrade the package" if is_newer else "calibrate again with --overwrite"
-                message = f"it is of format_version {version}, {known}; {what}"
+                message = f"it has format_version {version}, {known}; {what}"
                 raise InvalidCheckpoint(message, uri=uri)
             layers = tuple(map(CalibratedLayer.from_dict, values.pop("layers")))
             lists: dict[str, Any] = {key: tuple(values.pop(key)) for key in ("unseen", "unfit", "notes")}
@@ -91,5 +91,5 @@ class Calibration:
             digests = dict(values.pop("digests", {}))
             return cls(**values, **lists, out=out, layers=layers, weights=weights, digests=digests)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            message = "it is no account of a calibration; calibrate again with --overwrite"
+            message = "it is not the record of a calibration; calibrate again with --overwrite"
             raise InvalidCheckpoint(message, uri=uri) from error

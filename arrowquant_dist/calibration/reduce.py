@@ -170,8 +170,8 @@ def _means(layer: str, sums: SlicedSums, keys: Sequence[str], tokens: float) -> 
             found = (run / tokens).astype(np.float32)
         if not np.isfinite(found).all():
             message = (
-                "what comes to it of the texts is NaN or inf, or its squares are beyond float32; mend the layers of "
-                "the source that run before it"
+                "what reaches it from the texts is NaN or inf, or its squares are beyond float32; correct the layers "
+                "of the source that run before it"
             )
             raise UnquantizableWeights(message, layer=layer)
         yield found

@@ -325,22 +325,22 @@ def _notes(
     if behind := [name for name in unseen if name in subject.behind]:
         notes.append(
             f"modules behind the model of transformers are not calibrated: {listed(behind)}; the input of such a layer "
-            "is one pooled vector a text, where statistics are of tokens, and it is quantized by mse"
+            "is one pooled vector per text, but statistics are of tokens, so it is quantized by mse"
         )
     if never := [name for name in unseen if name not in subject.behind]:
-        notes.append(f"no input came to {listed(never)}; such layers are quantized by mse")
+        notes.append(f"no input reached {listed(never)}; such layers are quantized by mse")
     if strange:
         notes.append(
-            f"the model has another use of {listed(strange)} than products that calibrate recognizes (inputs times a "
+            f"the model uses {listed(strange)} in other ways than products that calibrate recognizes (inputs times a "
             "matrix, rows looked up); such layers are quantized by mse"
         )
     if unfit:
         notes.append(
-            f"inputs that run along no axis of the layer, as the source stores it: {listed(unfit)}; such layers are "
+            f"inputs that fit no axis of the layer, as the source stores it: {listed(unfit)}; such layers are "
             "quantized by mse"
         )
     if paths.parts == 1:
-        notes.append("its blocks are no chain, so all of its weights were in memory at once")
+        notes.append("its blocks do not form a chain, so all of its weights were in memory at once")
     return notes
 
 

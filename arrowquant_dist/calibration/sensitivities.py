@@ -88,8 +88,8 @@ def sensitivity_notes(
     ]
     if not lacking:
         return []
-    why = why_without(paths.original, tokens) or "torch finds no finite gradients that come back to them"
-    return [f"rows of {listed(lacking)} are rounded without regard to what the model makes of them: {why}"]
+    why = why_without(paths.original, tokens) or "torch finds no finite gradients for them"
+    return [f"rows of {listed(lacking)} are rounded without regard to their effect in the model: {why}"]
 
 
 def _read(known: ArrayFile, name: str) -> list[np.ndarray]:

@@ -100,7 +100,7 @@ def test_each_expert_has_the_statistics_of_its_own_tokens(tmp_path: Path) -> Non
             np.testing.assert_allclose(tensors[f"{name}.hessian"], hessian, atol=1e-4 * hessian.max())
             assert tokens[name] == len(inputs[expert])
     assert {name for name in found.unseen if EXPERT in name} == unseen
-    assert any("no input came to" in note for note in found.notes)
+    assert any("no input reached" in note for note in found.notes)
 
 
 def test_a_model_with_experts_is_quantized_by_what_its_calibration_wrote(tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ def test_layers_that_are_used_otherwise_are_told_from_those_that_no_input_came_t
     experts = [f"model.layers.1.feed_forward.experts.{name}_proj" for name in ("down", "gate_up")]
     assert sorted(found.strange) == experts
     assert found.unseen == ()
-    assert any(f"another use of {experts[1]}" in note or experts[0] in note for note in found.notes)
+    assert any(f"the model uses {experts[1]}" in note or experts[0] in note for note in found.notes)
     tensors = read(tmp_path / "out")
     assert all(tensors[f"{name}.unseen"].shape == (0,) for name in experts)
 
@@ -285,4 +285,4 @@ def test_blocks_that_are_no_chain_are_one_part(tmp_path: Path) -> None:
     name = "encoder.albert_layer_groups.0.albert_layers.0.attention.query.weight"
     hessian = mean_product(inputs[name], inputs[name])
     np.testing.assert_allclose(tensors[f"{name}.hessian"], hessian, atol=1e-4 * hessian.max())
-    assert any("no chain" in note for note in found.notes)
+    assert any("do not form a chain" in note for note in found.notes)

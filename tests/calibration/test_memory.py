@@ -159,7 +159,7 @@ def test_a_smaller_budget_takes_more_passes_and_makes_the_same_bytes(
 
 def test_a_budget_that_no_sum_fits_is_refused_with_what_is_enough(tmp_path: Path) -> None:
     source = save_deep(tmp_path / "source", 1)
-    with pytest.raises(InvalidConfig, match="of memory at once, and the budget is") as caught:
+    with pytest.raises(InvalidConfig, match="of memory at once, but the budget is") as caught:
         calibrate(source, tmp_path / "out", [*TEXTS[:6]], memory_budget="2MiB")
     assert caught.value.exit_code == 2
     calibrate(source, tmp_path / "out", [*TEXTS[:6]], memory_budget="64MiB")

@@ -171,7 +171,7 @@ def test_one_of_another_version_is_told_from_another_one(
         with pytest.raises(TargetConflict, match="by another version of this package"):
             calibrate(source, folder, [*TEXTS])
     (tmp_path / "begun" / "run" / "calibration.json").write_text("[")
-    with pytest.raises(TargetConflict, match="of which nothing says any more which it is"):
+    with pytest.raises(TargetConflict, match="whose settings cannot be read"):
         calibrate(source, tmp_path / "begun", [*TEXTS])
 
 
@@ -226,7 +226,7 @@ def test_a_model_that_makes_nan_is_an_error_that_names_the_layer_that_comes_next
     weights = load_file(model / "model.safetensors")
     weights["model.layers.1.input_layernorm.weight"][3] = float("nan")
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UnquantizableWeights, match="what comes to it of the texts is NaN or inf") as caught:
+    with pytest.raises(UnquantizableWeights, match="what reaches it from the texts is NaN or inf") as caught:
         calibrate(model, tmp_path / "out", [*TEXTS], quantize=config)
     assert caught.value.layer == "model.layers.1.self_attn.q_proj.weight"
     assert not (tmp_path / "out" / "calibration.json").exists()

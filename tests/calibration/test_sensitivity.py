@@ -156,7 +156,7 @@ def test_embeddings_have_it_in_the_statistics_and_are_quantized_by_it(
             LlamaDecoderLayer,
             "forward",
             torch.no_grad()(LlamaDecoderLayer.forward),
-            "torch finds no finite gradients that come back to them",
+            "torch finds no finite gradients for them",
         ),
     ],
     ids=["few texts", "no gradients"],
@@ -175,7 +175,7 @@ def test_layers_that_lack_it_are_named_with_why(
     done = calibrate(save_llama(tmp_path / "source"), tmp_path / "out", SOME, quantize=table)
     assert {layer.name: layer.parts for layer in done.layers}[EMBEDDING] == ("counts",)
     (note,) = (note for note in done.notes if EMBEDDING in note)
-    start = f"rows of {EMBEDDING} are rounded without regard to what the model makes of them: "
+    start = f"rows of {EMBEDDING} are rounded without regard to their effect in the model: "
     assert re.fullmatch(re.escape(start) + why, note)
 
 

@@ -37,7 +37,7 @@ def test_what_it_writes_is_what_quantize_takes(source: Path, texts: Path, tmp_pa
     assert "25 texts" in result.stdout
     # behind the model of transformers, where nobody looks at inputs
     assert "not calibrated: 2_Dense.linear.weight; the input of such a layer is one pooled" in result.stdout
-    assert "no input came" not in result.stdout
+    assert "no input reached" not in result.stdout
     assert "calibrate: part 1 of 4" in result.stderr
     result = run("quantize", source, tmp_path / "target", "--config", config, "--hessians", out)
     assert result.exit_code == 0, result.output

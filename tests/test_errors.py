@@ -109,7 +109,7 @@ _ALWAYS_SEVERAL = {
     "config/size.py": "bits a weight",
     "driver/choice.py": "bytes",
     "evaluation/embeddings.py": "texts",
-    "evaluation/run.py": "texts, there|tokens",
+    "evaluation/run.py": "texts, but there|tokens",
     "report/cards.py": "bits a value|nats",  # as 4.13
     "report/evaluated.py": "nats",
     "report/pictures/noise.py": "bits a value",

@@ -57,7 +57,7 @@ def choose_by_texts(
     run = RunConfig() if run is None else run
     check_run(run)
     if config.min_quality is None or config.texts is None:
-        raise InvalidConfig("min_quality and texts are what is chosen by; the config lacks one of them")
+        raise InvalidConfig("choosing by texts needs min_quality and texts; the config lacks one of them")
     wanted = quality(config.min_quality)
     texts = read_texts(config.texts, None, run.source_storage)
     asked = config.to_dict() | {"texts_digest": texts.digest}
@@ -81,7 +81,7 @@ def choose_by_texts(
         least = beyond.found[1] if beyond is not None else math.nan
         best = f"{1.0 - least:.6f}" if wanted.cosine is not None else f"{100 * least:.4g}%"
         message = (
-            f"min_quality: no size has {config.min_quality} by these texts; the best that was found is {best}"
+            f"min_quality: no size reaches {config.min_quality} with these texts; the best found is {best}"
         )
         raise InvalidConfig(message, uri=texts.name)
     table, loss = found.found
@@ -110,6 +110,8 @@ def _loss(found: Evaluation, wanted: Quality) -> float:
     if found.next_tokens is not None and wanted.excess is not None:
         return found.next_tokens.excess
     has, say = (
-        ("embeddings", "a cosine, as 0.98") if found.embeddings else ("next tokens", "a percentage, as 5%")
+        ("embeddings", "a cosine, such as 0.98")
+        if found.embeddings
+        else ("next tokens", "a percentage, such as 5%")
     )
-    raise InvalidConfig(f"min_quality: {found.architecture} is compared by its {has}; say {say}")
+    raise InvalidConfig(f"min_quality: {found.architecture} is compared by its {has}; use {say}")

@@ -71,7 +71,7 @@ def _directions(values: np.ndarray, whose: Whose) -> np.ndarray:
     if bad.size:
         what = "not finite" if not np.isfinite(lengths[bad[0]]) else "all zeros"
         message = (
-            f"{whose} makes embeddings that are {what} of {bad.size} of {len(values)} texts, the first is number "
+            f"{whose} makes embeddings that are {what} for {bad.size} of {len(values)} texts, the first is number "
             f"{bad[0] + 1}; {WHAT_TO_DO[whose]}"
         )
         raise UnquantizableWeights(message)

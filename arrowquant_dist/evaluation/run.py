@@ -83,9 +83,9 @@ def _compare_embeddings(
     )
     notes = _left_over(one.left_over)
     if len(texts) <= NEIGHBOURS:
-        notes.append(f"recall@{NEIGHBOURS} needs more than {NEIGHBOURS} texts, there are {len(texts)}")
+        notes.append(f"recall@{NEIGHBOURS} needs more than {NEIGHBOURS} texts, but there are {len(texts)}")
     if len(texts) < 3:
-        notes.append(f"the correlation of similarities needs three texts, there are {len(texts)}")
+        notes.append(f"the correlation of similarities needs three texts, but there are {len(texts)}")
     if len(texts) > MOST_PAIRED:
         notes.append(
             f"correlation and recall@{NEIGHBOURS} are over {MOST_PAIRED} of the texts, evenly spread"
@@ -115,7 +115,7 @@ def _compare_next_tokens(
     made = tokenized(tokenizer, texts.items, longest, padding_of(tokenizer, kind.config))
     lengths = [length if length > 1 else 0 for length in made.lengths]
     if not any(lengths):
-        raise InvalidConfig("no text has two tokens, so nothing says what comes next", uri=texts.name)
+        raise InvalidConfig("no text has two tokens, so there is no next token to compare", uri=texts.name)
     one, left_over = transformers_model(kind, original.source, teller.loading("reading the original"))
     refuse_unknown_ids(made, one)
     if looks_ahead(one, next(ids for ids in made.ids if len(ids) > 1)):
@@ -178,13 +178,15 @@ def _on_other_weights(original: Opened, dataset: Opened, place: EvaluatedDataset
     if difference is None:
         return []
     return [
-        f"the dataset was not made of these weights ({difference}), so its distance is not of what it stores alone"
+        f"the dataset was not made from these weights ({difference}), so its distance is not due to quantization alone"
     ]
 
 
 def _left_over(names: Sequence[str]) -> list[str]:
     return (
-        [f"layers that the model has no place for, and that count nowhere: {listed(names)}"] if names else []
+        [f"layers that the model has no place for, and that are not counted: {listed(names)}"]
+        if names
+        else []
     )
 
 

@@ -37,5 +37,5 @@ def test_the_texts_of_an_encoder_keep_the_cosine_and_the_same_command_tries_noth
 
 def test_what_a_kind_of_model_does_not_have_is_refused(tmp_path: Path, texts: str) -> None:
     source = str(save_llama(tmp_path / "source"))
-    with pytest.raises(InvalidConfig, match="is compared by its next tokens; say a percentage, as 5%"):
+    with pytest.raises(InvalidConfig, match="is compared by its next tokens; use a percentage, such as 5%"):
         choose_by_texts(source, QuantizationConfig(min_quality=0.9, texts=texts))

@@ -269,7 +269,7 @@ def test_rows_in_another_order_are_seen(tmp_path: Path) -> None:
     assert found.cosine_mean < 0.9
     assert found.recall_at_10 is not None
     assert found.recall_at_10 < 0.9
-    said = f"the dataset was not made of these weights (other values in {name})"
+    said = f"the dataset was not made from these weights (other values in {name})"
     assert evaluation.notes[0].startswith(said)
 
 
@@ -323,8 +323,8 @@ def test_what_too_few_texts_do_not_tell_is_noted(bert: Served) -> None:
     assert own.rank_correlation is None
     assert own.recall_at_10 is None
     assert found.notes == (
-        "recall@10 needs more than 10 texts, there are 2",
-        "the correlation of similarities needs three texts, there are 2",
+        "recall@10 needs more than 10 texts, but there are 2",
+        "the correlation of similarities needs three texts, but there are 2",
     )
 
 
@@ -445,9 +445,7 @@ def test_a_vocabulary_of_other_words_is_refused(bert: Served, tmp_path: Path) ->
     words = values["model"]["vocab"]
     words["xthe"] = words.pop("the")
     path.write_text(json.dumps(values))
-    assert_refused(
-        InvalidConfig, r"its tokenizer.json is not the model's \(in model\)", other, bert.target
-    )
+    assert_refused(InvalidConfig, r"its tokenizer.json is not the model's \(in model\)", other, bert.target)
 
 
 @pytest.mark.parametrize(

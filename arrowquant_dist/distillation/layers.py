@@ -48,7 +48,7 @@ def trained_layers(filled: FilledModel, dataset: Loads, original: LayerSource) -
             values = load_now(dataset.decoded(Region.whole(layer), layer.dtype), dataset.budget)
             vectors[name] = TrainedVector(values)
     if not matrices:
-        message = "the model has no layer whose codes could be trained; give a dataset with quantized layers"
+        message = "the model has no layer whose codes could be trained; use a dataset with quantized layers"
         raise InvalidConfig(message, uri=dataset.uri)
     return TrainedLayers(matrices, vectors)
 
@@ -72,6 +72,6 @@ def refuse_mixed(layers: Mapping[str, StoredLayer], uri: str) -> None:
         forms = {(block.header.quant_axis, block.header.group_size) for block in layer.blocks}
         if types & BITS.keys() and (len(types) > 1 or len(forms) > 1):
             message = (
-                "its row blocks are stored in several ways; keep the layer when you quantize, and train that"
+                "its row blocks are stored in several ways; keep it when you quantize, and train the result"
             )
             raise InvalidConfig(message, layer=name, uri=uri)

@@ -30,7 +30,7 @@ def refuse_too_large(layers: Mapping[str, StoredLayer], most_nbytes: int, uri: s
     needed = needed_nbytes(layers)
     if needed > most_nbytes:
         message = (
-            f"to train it takes {rounded_size(needed)} of memory, and this process has no more than "
-            f"{rounded_size(most_nbytes)}; take a machine with more"
+            f"training it takes {rounded_size(needed)} of memory, but this process has no more than "
+            f"{rounded_size(most_nbytes)}; use a machine with more"
         )
         raise InvalidConfig(message, uri=uri)

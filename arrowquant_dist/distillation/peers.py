@@ -181,5 +181,7 @@ def torch_reduce(tensor: torch.Tensor, operation: Operation) -> None:
     try:
         distributed.all_reduce(tensor, how)
     except RuntimeError as error:
-        message = "another worker of the training is gone or out of reach; the same command goes on from what was saved"
+        message = (
+            "another worker of the training is gone or out of reach; run the same command again to resume"
+        )
         raise StorageError(message) from error

@@ -52,7 +52,7 @@ class DistilledPlace:
         manifest = Manifest.of_finished(store, "which could be trained")
         opened = open_target(location(out, "out"), run)
         if real_place(opened.store.uri) == real_place(store.uri):
-            message = "the new dataset would take the place of the one that is trained; choose another OUT"
+            message = "the new dataset would replace the one that is trained; choose another OUT"
             raise InvalidConfig(message, uri=opened.store.uri)
         reasons = manifest.kept_reasons(store)
         made_of = {
@@ -131,5 +131,5 @@ class DistilledPlace:
         return f"another distillation (its {' and '.join(other)} differ)"
 
     def _conflict(self, what: str) -> TargetConflict:
-        message = f"the target holds {what}; choose another OUT, or --overwrite to replace it"
+        message = f"the target holds {what}; choose another OUT, or use --overwrite to replace it"
         return TargetConflict(message, uri=self.out.store.uri)

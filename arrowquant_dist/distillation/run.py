@@ -55,7 +55,7 @@ def run_distillation(
     """`distill` with texts that were read and a budget in bytes. told: called after each step."""
     if len(texts) < _FEWEST:
         raise InvalidConfig(
-            f"{counted(len(texts), 'text')}, too few to train with; give {_FEWEST} or more", uri=texts.name
+            f"{counted(len(texts), 'text')}, too few to train with; use {_FEWEST} or more", uri=texts.name
         )
     place = DistilledPlace.of(target, out, texts, settings, run)
     before = _finished(place)
@@ -168,7 +168,7 @@ def _note(texts: Texts, result: Mapping[str, Any]) -> str:
     ended = (
         ""
         if failed_at is None
-        else f"; the loss was no number after {counted(failed_at, 'step')}, where it ended"
+        else f"; the loss was not a number after {counted(failed_at, 'step')}, where it ended"
     )
     return (
         f"trained by distill with {counted(len(texts), 'text')} ({texts.name}) in "

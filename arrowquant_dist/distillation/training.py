@@ -169,7 +169,7 @@ class Training:
         progress = self.progress
         if not progress.best:
             message = (
-                f"the loss is no number after {counted(progress.step, 'step')}; train with lower rates, "
+                f"the loss is not a number after {counted(progress.step, 'step')}; train with lower rates, "
                 "or look for NaN in the dataset's report"
             )
             raise UnquantizableWeights(message)

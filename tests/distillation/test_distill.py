@@ -81,7 +81,7 @@ def test_the_loss_falls_and_is_that_of_what_was_written(kind: str, tmp_path: Pat
         loss = loss_of_dataset(tmp_path / "model", tmp_path / name, tmp_path)
         assert loss == pytest.approx(found.losses[step], rel=1e-5)
     compared = evaluate(tmp_path / "model", tmp_path / "trained", TEXTS)
-    assert not [note for note in compared.notes if "not made of these weights" in note]
+    assert not [note for note in compared.notes if "not made from these weights" in note]
 
 
 FORMS = {
@@ -282,7 +282,7 @@ def test_a_loss_that_is_no_number_stops_and_leaves_no_dataset(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "loss_of", lambda *_a, **_k: torch.tensor(float("nan"), requires_grad=True))
-    with pytest.raises(UnquantizableWeights, match="the loss is no number after 0 steps"):
+    with pytest.raises(UnquantizableWeights, match="the loss is not a number after 0 steps"):
         trained(tmp_path)
     assert not (tmp_path / "trained" / "manifest.json").exists()
 
@@ -306,4 +306,4 @@ def test_a_loss_that_becomes_no_number_ends_the_training_with_the_best_before(
     loss = loss_of_dataset(model, tmp_path / "trained", tmp_path)
     assert loss == pytest.approx(found.losses[10], rel=1e-5)
     notes = load_report(str(tmp_path / "trained")).notes
-    assert any("the loss was no number after 12 steps, where it ended" in note for note in notes)
+    assert any("the loss was not a number after 12 steps, where it ended" in note for note in notes)

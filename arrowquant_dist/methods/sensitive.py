@@ -110,6 +110,6 @@ class _ByRow:
 
 def _unusable(what: str, layer: str) -> InvalidCheckpoint:
     message = (
-        f"its sensitivity {what}; calibrate again, or choose another method for the layer by an override"
+        f"its sensitivity {what}; calibrate again, or choose another method for the layer with an override"
     )
     return InvalidCheckpoint(message, layer=layer)

@@ -138,7 +138,7 @@ class LayerStatistics:
 
     def unusable(self, what: str) -> InvalidCheckpoint:
         return InvalidCheckpoint(
-            f"{what}; calibrate again, or choose another method for the layer by an override",
+            f"{what}; calibrate again, or choose another method for the layer with an override",
             layer=self._layer,
         )
 

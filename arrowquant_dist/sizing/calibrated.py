@@ -60,7 +60,7 @@ _FAR = 1.5
 # The numbers in a part that hold the lengths of its values vary in length, too, by 8 bytes a layer or so: half a per
 # cent of 30 KB. They are known only for ways that were chosen, so these are chosen anew up to so many times.
 _FRAMINGS = 3
-_ANEW = "steps are chosen anew, since hessians are of no calibration for this size; one that is made with it keeps more"
+_ANEW = "steps are chosen again, since the hessians were not calibrated for this size; a calibration with it keeps more"
 
 
 def choose_calibrated_size(

@@ -79,7 +79,7 @@ def _has_head(checkpoint: Checkpoint, storage: Storage) -> bool:
     try:
         config = parse_json(store.read(_CONFIG))
     except ValueError as error:
-        message = f"not readable JSON ({error}); download it again"
+        message = f"not valid JSON ({error}); download it again"
         raise InvalidCheckpoint(message, uri=redact(store.url(_CONFIG))) from error
     classes = config.get("architectures") if isinstance(config, dict) else None
     return isinstance(classes, list) and any(_WITH_HEAD.search(str(each)) for each in classes)

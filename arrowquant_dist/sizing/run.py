@@ -131,7 +131,7 @@ def choose_quality(
             best = 1.0 - (beyond.excess + wanted) if beyond is not None else 1.0
             message = (
                 f"min_quality: no size has a mean weight cosine of {least:g}; with the layers whose types are "
-                f"said, the best is {math.floor(best * 1e6) / 1e6:g}"
+                f"set, the best is {math.floor(best * 1e6) / 1e6:g}"
             )
             raise InvalidConfig(message, uri=plan.source["uri"])
     table = found.found
@@ -207,7 +207,7 @@ def _opened(
 ) -> Iterator[tuple[Frontier, Ways]]:
     """The layers whose way is to be chosen, and the others as they are going to be stored."""
     if plan.compression == "none":
-        message = f"{key}: counts compressed bytes, and run.compression is none; say zstd, or quant_type and no {key}"
+        message = f"{key}: counts compressed bytes, but run.compression is none; set zstd, or quant_type and no {key}"
         raise InvalidConfig(message)
     layers = layers_of(plan)
     row_steps = row_steps_of(

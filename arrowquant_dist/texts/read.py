@@ -78,7 +78,7 @@ def read_texts(
 def _given(source: Sequence[Any]) -> Texts:
     for index, text in enumerate(source):
         if not isinstance(text, str):
-            raise InvalidConfig(f"texts[{index}] is {shown(text)}; each has to be a text")
+            raise InvalidConfig(f"texts[{index}] is {shown(text)}; each has to be a string")
     return _collected("a list", ((index, text) for index, text in enumerate(source)), "text")
 
 
@@ -87,7 +87,7 @@ def _from_file(uri: str, column: str | None, storage: Storage) -> Texts:
     suffix = PurePosixPath(name).suffix.lower()
     if suffix not in (_TXT, _JSONL, _PARQUET):
         message = (
-            "texts come from a file that ends with .txt (a text a line), .jsonl or .parquet, or from the package: "
+            "texts come from a file that ends with .txt (one text per line), .jsonl or .parquet, or from the package: "
             + ", ".join(NAMES)
         )
         raise InvalidConfig(message, uri=name)
@@ -98,7 +98,7 @@ def _from_file(uri: str, column: str | None, storage: Storage) -> Texts:
         raise NotFound("no such file of texts; check the spelling", uri=name)
     nbytes = store.size("")
     if nbytes > MAX_FILE_NBYTES:
-        message = f"it has {nbytes} bytes, and {MAX_FILE_NBYTES} are the most; give a part of it"
+        message = f"it has {nbytes} bytes, but at most {MAX_FILE_NBYTES} are allowed; use a part of it"
         raise InvalidConfig(message, uri=name)
     wanted = COLUMN if column is None else column
     if suffix == _PARQUET:
@@ -109,7 +109,7 @@ def _from_file(uri: str, column: str | None, storage: Storage) -> Texts:
 
 def _refuse_column(column: str | None, what: str) -> None:
     if column is not None:
-        raise InvalidConfig(f"column is {_quoted(column)}, and {what} has no columns; leave it out")
+        raise InvalidConfig(f"column is {_quoted(column)}, but {what} has no columns; leave it out")
 
 
 def _quoted(column: str) -> str:
@@ -120,14 +120,12 @@ def _lines(data: bytes, name: str) -> Iterator[tuple[int, str]]:
     """Number, from 1, and text of each line. Only \\n and \\r\\n end a line."""
     for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         if len(line) > MAX_TEXT_NBYTES:
-            message = (
-                f"line {number} has {len(line)} bytes, and {MAX_TEXT_NBYTES} are the most; a text is a line"
-            )
+            message = f"line {number} has {len(line)} bytes, but a text has at most {MAX_TEXT_NBYTES}; a text is a line"
             raise InvalidConfig(message, uri=name)
         try:
             yield number, line.decode()
         except UnicodeDecodeError as error:
-            message = f"line {number} is no UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
+            message = f"line {number} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
             raise InvalidConfig(message, uri=name) from error
 
 
@@ -139,17 +137,17 @@ def _of_json(lines: Iterable[tuple[int, str]], name: str, column: str) -> Iterat
         try:
             values = parse_json(line.encode())
         except ValueError as error:
-            message = f"line {number} is no JSON ({shortened(str(error))}); each line has to be an object with a text"
+            message = f"line {number} is not JSON ({shortened(str(error))}); each line has to be an object with a text"
             raise InvalidConfig(message, uri=name) from error
         if not isinstance(values, dict):
             message = f"line {number} is {shown(values)}; each line has to be an object with a text"
             raise InvalidConfig(message, uri=name)
         if column not in values:
             there = listed(values) or "nothing"
-            message = f"line {number} has no {_quoted(column)}, only {there}; name its key by --column"
+            message = f"line {number} has no {_quoted(column)}, only {there}; name its key with --column"
             raise InvalidConfig(message, uri=name)
         if not isinstance(values[column], str):
-            message = f"{_quoted(column)} of line {number} is {shown(values[column])}; it has to be a text"
+            message = f"{_quoted(column)} of line {number} is {shown(values[column])}; it has to be a string"
             raise InvalidConfig(message, uri=name)
         yield number, values[column]
 
@@ -167,7 +165,7 @@ def _of_parquet(store: Store, name: str, column: str) -> Iterator[tuple[int, str
                     number += 1
                     yield number, value.as_py() or ""
         except UnicodeDecodeError as error:
-            message = f"row {number} is no UTF-8 ({error.reason}); write the column anew"
+            message = f"row {number} is not UTF-8 ({error.reason}); write the column again"
             raise InvalidConfig(message, uri=name) from error
         except (pa.ArrowException, OSError) as error:
             raise _no_parquet(name, error) from error
@@ -184,17 +182,17 @@ def _opened_parquet(file: BinaryIO, name: str, column: str) -> Any:
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _no_parquet(name, error) from error
     if column not in schema.names:
-        message = f"it has no column {_quoted(column)}, only {listed(schema.names)}; name it by --column"
+        message = f"it has no column {_quoted(column)}, only {listed(schema.names)}; name it with --column"
         raise InvalidConfig(message, uri=name)
     kind = schema.field(column).type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
-        message = f"column {_quoted(column)} is of {kind}; it has to be of texts (string)"
+        message = f"column {_quoted(column)} has the type {kind}; it has to have strings"
         raise InvalidConfig(message, uri=name)
     nbytes = _decoded_nbytes(parquet.metadata, column)
     if nbytes > MAX_TEXTS_NBYTES:
-        message = f"column {_quoted(column)} takes {nbytes} bytes, and {MAX_TEXTS_NBYTES} are the most"
-        raise InvalidConfig(f"{message}; give a part of it", uri=name)
+        message = f"column {_quoted(column)} takes {nbytes} bytes, but at most {MAX_TEXTS_NBYTES} are allowed"
+        raise InvalidConfig(f"{message}; use a part of it", uri=name)
     return parquet
 
 
@@ -207,7 +205,9 @@ def _decoded_nbytes(metadata: Any, column: str) -> int:
 
 def _no_parquet(name: str, error: BaseException) -> InvalidConfig:
     reason = shortened(" ".join(str(error).split()), 300)
-    return InvalidConfig(f"it can't be read as Parquet ({reason}); fetch it again or write it anew", uri=name)
+    return InvalidConfig(
+        f"it can't be read as Parquet ({reason}); fetch it again or write it again", uri=name
+    )
 
 
 def _collected(name: str, found: Iterable[tuple[int, str]], unit: str) -> Texts:
@@ -222,16 +222,18 @@ def _collected(name: str, found: Iterable[tuple[int, str]], unit: str) -> Texts:
         try:
             nbytes = len(text.encode())
         except UnicodeEncodeError as error:
-            message = f"{unit} {number} has half a surrogate pair, which no text has; write it anew"
+            message = f"{unit} {number} has half a surrogate pair, which no valid text has; write it again"
             raise InvalidConfig(message, uri=name) from error
         total += nbytes
         if nbytes > MAX_TEXT_NBYTES:
-            message = f"{unit} {number} has {nbytes} bytes, and {MAX_TEXT_NBYTES} are the most; split it"
+            message = (
+                f"{unit} {number} has {nbytes} bytes, but a text has at most {MAX_TEXT_NBYTES}; split it"
+            )
             raise InvalidConfig(message, uri=name)
         items.append(text)
         if len(items) > MAX_TEXTS or total > MAX_TEXTS_NBYTES:
-            message = f"more than {MAX_TEXTS} texts, or {MAX_TEXTS_NBYTES} bytes of them; give a part of it"
+            message = f"more than {MAX_TEXTS} texts, or {MAX_TEXTS_NBYTES} bytes of them; use a part of it"
             raise InvalidConfig(message, uri=name)
     if not items:
-        raise InvalidConfig("there is no text in it; give one with a text a line", uri=name)
+        raise InvalidConfig("there is no text in it; use a file with one text per line", uri=name)
     return Texts(name, tuple(items), skipped)

@@ -65,7 +65,7 @@ class TrackedRun:
             from mlflow import MlflowClient
         except ImportError as error:
             message = (
-                f"{PLACE_VARIABLE} is set, and MLflow is not installed ({error.name}): "
+                f"{PLACE_VARIABLE} is set, but MLflow is not installed ({error.name}): "
                 "pip install 'arrowquant-dist[mlflow]', or unset it"
             )
             raise MissingDependency(message) from error
@@ -159,5 +159,5 @@ def _understood(place: str, advice: str = "") -> Iterator[None]:
         raise MissingDependency(message, uri=redact(place)) from error
     except Exception as error:  # noqa: BLE001 - what stands behind MLflow has errors of its own
         said = _SECRETS.sub("", " ".join(str(error).split())) or type(error).__name__
-        message = f"MLflow does not take what it is told ({shortened(said, _REASON_CHARS)}){advice}"
+        message = f"MLflow does not accept what it is sent ({shortened(said, _REASON_CHARS)}){advice}"
         raise ArrowQuantError(message, uri=redact(place)) from None

@@ -79,7 +79,7 @@ def test_a_column_is_taken(source: Path, target: Path, tmp_path: Path) -> None:
     assert run("evaluate", source, target, "--texts", path, "--column", "body").exit_code == 0
     result = run("evaluate", source, target, "--texts", path)
     assert result.exit_code == 2
-    assert result.stderr.endswith("line 1 has no 'text', only body; name its key by --column\n")
+    assert result.stderr.endswith("line 1 has no 'text', only body; name its key with --column\n")
 
 
 @pytest.mark.parametrize(

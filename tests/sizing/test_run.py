@@ -83,7 +83,7 @@ def test_layers_whose_type_an_override_says_stay_so_and_count(source: str, tmp_p
 
 def test_without_compression_there_is_nothing_to_choose_by(source: str, tmp_path: Path) -> None:
     run = RunConfig(compression="none")
-    with pytest.raises(InvalidConfig, match=r"size: counts compressed bytes, and run.compression is none"):
+    with pytest.raises(InvalidConfig, match=r"size: counts compressed bytes, but run.compression is none"):
         plan_only(source, str(tmp_path / "out"), QuantizationConfig(size="700kB"), run)
 
 

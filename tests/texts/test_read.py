@@ -69,7 +69,7 @@ def test_a_column_has_any_name(tmp_path: Path, make: Any, suffix: str) -> None:
     path = make(tmp_path / f"texts{suffix}", TEXTS, "sentence")
     assert read_texts(path, "sentence").items == TEXTS
     with pytest.raises(
-        InvalidConfig, match=r"has no (column )?'text', only id, sentence; name i.* by --column"
+        InvalidConfig, match=r"has no (column )?'text', only id, sentence; name i.* with --column"
     ):
         read_texts(path)
 
@@ -91,21 +91,21 @@ def test_they_come_from_an_object_store(bucket: Bucket, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.txt", b"fine\nb\xe4d\n", r"line 2 is no UTF-8 \(.* at byte 1\)"),
+        ("a.txt", b"fine\nb\xe4d\n", r"line 2 is not UTF-8 \(.* at byte 1\)"),
         ("a.txt", b"", "there is no text in it"),
         ("a.txt", b"\n \n", "there is no text in it"),
-        ("a.jsonl", b'{"text": "a"}\n{"text": \n', "line 2 is no JSON"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": \n', "line 2 is not JSON"),
         ("a.jsonl", b'{"text": "a"}\n["b"]\n', "line 2 is the list"),
         (
             "a.jsonl",
             b'{"text": "a"}\n{"body": "b"}\n',
-            "line 2 has no 'text', only body; name its key by --column",
+            "line 2 has no 'text', only body; name its key with --column",
         ),
         ("a.jsonl", b"{}\n", "line 1 has no 'text', only nothing"),
-        ("a.jsonl", b'{"text": 5}\n', "'text' of line 1 is the .* 5; it has to be a text"),
+        ("a.jsonl", b'{"text": 5}\n', "'text' of line 1 is the .* 5; it has to be a string"),
         ("a.jsonl", b'{"text": null}\n', "'text' of line 1 is nothing"),
-        ("a.jsonl", b'{"text": "a", "text": "b"}\n', "line 1 is no JSON"),
-        ("a.jsonl", b'{"text": "\\ud800"}\n', "line 1 (is no JSON|has half a surrogate)"),
+        ("a.jsonl", b'{"text": "a", "text": "b"}\n', "line 1 is not JSON"),
+        ("a.jsonl", b'{"text": "\\ud800"}\n', "line 1 (is not JSON|has half a surrogate)"),
         ("a.parquet", b"PAR1 nothing", "it can't be read as Parquet"),
         ("a.csv", b"text\na\n", r"ends with \.txt .*, \.jsonl or \.parquet, or from the package: builtin"),
         ("a", b"text\na\n", r"ends with \.txt"),
@@ -120,26 +120,26 @@ def test_what_is_no_text_is_named(tmp_path: Path, name: str, content: bytes, sai
 
 
 def test_a_column_of_another_type_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InvalidConfig, match="column 'id' is of int64; it has to be of texts"):
+    with pytest.raises(InvalidConfig, match="column 'id' has the type int64; it has to have strings"):
         read_texts(parquet(tmp_path / "texts.parquet"), "id")
 
 
 def test_bytes_that_are_no_text_in_parquet_are_named(tmp_path: Path) -> None:
     wrong = pa.array([b"fine", b"b\xe4d"], pa.binary()).cast(pa.string(), safe=False)
     pq.write_table(pa.table({"text": wrong}), tmp_path / "texts.parquet")
-    with pytest.raises(InvalidConfig, match="row 2 is no UTF-8"):
+    with pytest.raises(InvalidConfig, match="row 2 is not UTF-8"):
         read_texts(tmp_path / "texts.parquet")
 
 
 def test_limits_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = txt(tmp_path / "texts.txt", ["short", "x" * 50])
     monkeypatch.setattr(reading, "MAX_TEXT_NBYTES", 49)
-    with pytest.raises(InvalidConfig, match="line 2 has 50 bytes, and 49 are the most"):
+    with pytest.raises(InvalidConfig, match="line 2 has 50 bytes, but a text has at most 49"):
         read_texts(path)
-    with pytest.raises(InvalidConfig, match="row 2 has 50 bytes, and 49 are the most"):
+    with pytest.raises(InvalidConfig, match="row 2 has 50 bytes, but a text has at most 49"):
         read_texts(parquet(tmp_path / "texts.parquet", ["short", "x" * 50]))
     monkeypatch.setattr(reading, "MAX_FILE_NBYTES", 55)
-    with pytest.raises(InvalidConfig, match="it has 57 bytes, and 55 are the most"):
+    with pytest.raises(InvalidConfig, match="it has 57 bytes, but at most 55 are allowed"):
         read_texts(path)
     monkeypatch.setattr(reading, "MAX_TEXTS", 1)
     with pytest.raises(InvalidConfig, match="more than 1 texts"):
@@ -154,7 +154,9 @@ def test_a_small_file_that_stands_for_very_much_is_refused_before_it_is_read(
     pq.write_table(pa.table({"text": texts}), path, compression="zstd", use_dictionary=False)
     assert path.stat().st_size < 50_000
     monkeypatch.setattr(reading, "MAX_TEXTS_NBYTES", 900_000)
-    with pytest.raises(InvalidConfig, match=r"column 'text' takes 100\d{4} bytes, and 900000 are the most"):
+    with pytest.raises(
+        InvalidConfig, match=r"column 'text' takes 100\d{4} bytes, but at most 900000 are allowed"
+    ):
         read_texts(path)
 
 
@@ -165,12 +167,12 @@ def test_a_file_that_is_not_there_is_not_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("source", ["builtin", ["a", "b"]])
 def test_a_column_of_what_has_none_is_refused(source: Any) -> None:
-    with pytest.raises(InvalidConfig, match=r"column is 'text', and .* has no columns"):
+    with pytest.raises(InvalidConfig, match=r"column is 'text', but .* has no columns"):
         read_texts(source, "text")
 
 
 @pytest.mark.parametrize(
-    ("source", "said"), [([1], r"texts\[0\] is the .* 1"), (5, "texts: must be a text or a path")]
+    ("source", "said"), [([1], r"texts\[0\] is the .* 1"), (5, "texts: must be a string or a path")]
 )
 def test_other_sources_are_refused(source: Any, said: str) -> None:
     with pytest.raises(InvalidConfig, match=said):

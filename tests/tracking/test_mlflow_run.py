@@ -103,7 +103,7 @@ def test_a_server_that_is_lost_before_a_failure_is_a_warning_beside_it(
 
     with pytest.raises(ZeroDivisionError):
         quantize(source, tmp_path, lose)
-    assert "MLflow does not take what it is told" in logged.text
+    assert "MLflow does not accept what it is sent" in logged.text
 
 
 def test_a_server_that_does_not_answer_ends_it_before_anything_is_done(

@@ -120,7 +120,7 @@ class Encoding(ABC):
         The source is read for what headers do not tell: the order of groups, and whether all zero points are the middle
         of the codes' range.
         """
-        return NotKept(f"{self.label} are of no form that V2 has")
+        return NotKept(f"{self.label} have a form that V2 does not have")
 
     def kept_slice(self, _layer: Stored, _rows: range, _spec: QuantSpec) -> Slice:
         """Like `slice`, for codes that are kept: the result's `values` are rows in the layout of tensor/kept.py.

@@ -164,7 +164,7 @@ def check_kept_scales(scales: np.ndarray, spec: QuantSpec, layer: Stored) -> Non
     largest = float(np.abs(scales).max(initial=0.0))  # NaN if any scale is NaN
     if not largest <= _LARGEST[layer.dtype] / ((1 << spec.bits) - 1):
         message = (
-            f"has a scale of {largest:g}, with which codes are no finite {layer.dtype}; mend the source, or say in an "
-            "override how the layer is quantized anew"
+            f"has a scale of {largest:g}, with which values are not finite in {layer.dtype}; correct the source, or "
+            "set in an override how the layer is quantized again"
         )
         raise UnquantizableWeights(message, layer=layer.name, uri=redact(layer.uri))

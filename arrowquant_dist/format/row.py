@@ -246,13 +246,13 @@ def row_problem(row: RowHeader) -> str | None:
     if row.quant_type not in STORED_TYPES:
         return f"quant_type {row.quant_type!r} is not known"
     if row.quant_type != "none" and not DTYPES[row.dtype].is_float:
-        return f"quant_type {row.quant_type!r} does not go with dtype {row.dtype!r}"
+        return f"quant_type {row.quant_type!r} does not match dtype {row.dtype!r}"
     if min((*row.shape, *row.layer_shape, row.row_start, row.group_size), default=0) < 0:
         return "a dimension, row_start or group_size is negative"
     if not 1 <= row.row_dims <= max(1, len(row.layer_shape)):
-        return f"row_dims {row.row_dims} does not go with the layer's shape {list(row.layer_shape)}"
+        return f"row_dims {row.row_dims} does not fit the layer's shape {list(row.layer_shape)}"
     if math.prod(row.layer_shape) * DTYPES[row.dtype].itemsize > MAX_NBYTES:
-        return f"shape {list(row.layer_shape)} is too large to be one"
+        return f"shape {list(row.layer_shape)} is too large"
     problem = None if row.is_whole else _run_problem(row)
     if problem is not None:
         return problem

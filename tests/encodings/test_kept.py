@@ -245,7 +245,7 @@ def test_scales_that_make_no_finite_values_are_refused_and_the_layer_is_named(
     made = Words.random((64, 96), 4, 32)
     made.scales[1, 5] = value
     checkpoint = save_words(tmp_path, made, "gptq", 32, "float16")
-    with pytest.raises(UnquantizableWeights, match=r"has a scale of .*; mend the source") as error:
+    with pytest.raises(UnquantizableWeights, match=r"has a scale of .*; correct the source") as error:
         kept(checkpoint)
     assert error.value.layer == "a.weight"
 
@@ -271,7 +271,7 @@ def test_every_kind_has_no_codes_or_says_what_they_are(layer: Layer) -> None:
     if layer.encoding.kind in ("raw", "strided"):
         assert found is None
     else:
-        assert found == NotKept(f"{layer.encoding.label} are of no form that V2 has")
+        assert found == NotKept(f"{layer.encoding.label} have a form that V2 does not have")
 
 
 def test_kinds_are_all_looked_at() -> None:

@@ -53,7 +53,7 @@ class Compact:
     def skip(self, kind: int, depth: int = 0) -> None:
         """Skips a value. kind: its type. depth: how deep it is nested, which is limited."""
         if depth > _MAX_DEPTH:
-            raise ValueError("it is nested too deep")
+            raise ValueError("it is nested too deeply")
         if kind in (TRUE, FALSE):
             return
         if kind in (_I16, I32, I64):
@@ -70,7 +70,7 @@ class Compact:
             for _ in range(count):
                 self.skip(_BYTE if inner in (TRUE, FALSE) else inner, depth + 1)
         else:
-            raise ValueError(f"a value has the type {kind}, which is none of Parquet's")
+            raise ValueError(f"a value has the type {kind}, which is not one of Parquet's")
 
     def _byte(self) -> int:
         if self.at >= len(self.data):

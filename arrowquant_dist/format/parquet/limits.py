@@ -67,7 +67,7 @@ def _check_metadata(footer: Compact, nbytes: int) -> None:
             most = min(nbytes // _ROW_NBYTES + _FREE_ROWS, MAX_ROWS)
             if not 0 <= rows <= most:
                 said = f"its footer says that it has {counted(rows, 'row')}"
-                _refuse(f"{said}, at most {most} can be in {counted(nbytes, 'byte')}")
+                _refuse(f"{said}, but at most {most} can be in {counted(nbytes, 'byte')}")
         elif (field, kind) == (4, LIST):
             _check_row_groups(footer, leaves, rows)
             return  # what follows is small
@@ -90,7 +90,7 @@ def _leaves(footer: Compact) -> int:
         while open_nodes and open_nodes[-1] == 0:
             open_nodes.pop()
         if not open_nodes or children < 0:
-            _refuse("its schema is no tree")
+            _refuse("its schema is not a tree")
         open_nodes[-1] -= 1
         if children:
             open_nodes.append(children)

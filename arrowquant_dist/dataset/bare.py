@@ -297,7 +297,7 @@ class BareFile:
             raise self._corrupt(f"Parquet cannot read it ({error})") from error
 
     def _corrupt(self, problem: str, layer: str | None = None) -> CorruptWeights:
-        message = f"{problem}; fetch the object again or quantize anew"
+        message = f"{problem}; fetch the object again or quantize again"
         return CorruptWeights(message, layer=layer, uri=self._store.url(self._path))
 
 

@@ -57,9 +57,7 @@ def _refuse_other_file(store: Store) -> None:
         return
     nbytes = min(store.size(""), len(_MAGIC))
     if store.read_range("", ByteRange(0, nbytes)).tobytes() != _MAGIC:
-        message = (
-            "this file is no Parquet and so no dataset; give the target of a run, or a .parquet file of one"
-        )
+        message = "this is not a Parquet file, so not a dataset; give the target of a run, or a .parquet file of one"
         raise NotFound(message, uri=store.uri)
 
 
@@ -100,7 +98,7 @@ def why_no_dataset(store: Store, paths: Sequence[str]) -> str:
         return UNFINISHED
     if weights:
         return (
-            "this is a checkpoint and no dataset; quantize it first, or give the target of the run that did"
+            "this is a checkpoint, not a dataset; quantize it first, or give the target of the run that did"
         )
     return "no manifest.json and no .parquet file here; check the spelling"
 

@@ -320,7 +320,7 @@ class Dataset:
 def alias_errors(manifest: Manifest, layers: Container[str], uri: str) -> list[CorruptWeights]:
     """Errors for aliases that point to no layer, or have the name of one. uri: that of the manifest."""
     return [
-        CorruptWeights(f"it is tied to {stored!r}, and that cannot be; quantize anew", layer=alias, uri=uri)
+        CorruptWeights(f"it is tied to {stored!r}, which is impossible; quantize again", layer=alias, uri=uri)
         for alias, stored in manifest.aliases.items()
         if stored not in layers or alias in layers
     ]

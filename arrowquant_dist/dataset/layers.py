@@ -151,7 +151,7 @@ def group_layers(
     for block in blocks:
         problem = problems.of(block)
         if problem is not None:
-            message = f"{problem}; fetch the object again or quantize anew"
+            message = f"{problem}; fetch the object again or quantize again"
             errors.append(CorruptWeights(message, layer=block.header.layer_name, uri=url(block.path)))
             broken.add(block.header.layer_name)
         grouped[block.header.layer_name].append(block)
@@ -180,7 +180,7 @@ def _coverage_errors(blocks: list[StoredBlock], url: Callable[[str], str]) -> It
     for block in blocks[1:]:
         row = block.header
         if (row.layer_shape, row.dtype, row.row_dims) != (first.layer_shape, first.dtype, first.row_dims):
-            message = f"its rows disagree on shape or dtype with those in {path}; quantize anew"
+            message = f"its rows disagree on shape or dtype with those in {path}; quantize again"
             yield CorruptWeights(message, layer=name, uri=url(block.path))
             return
     for (before, other), (row, block) in pairwise((block.header, block) for block in blocks):

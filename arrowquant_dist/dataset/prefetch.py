@@ -82,7 +82,7 @@ class Budget:
         of the layer, for the error."""
         if nbytes > self.limit_nbytes:
             message = (
-                f"needs {rounded_size(nbytes)} of memory at once, and the budget has "
+                f"needs {rounded_size(nbytes)} of memory at once, but the budget has "
                 f"{rounded_size(self.limit_nbytes)}; raise memory_budget, or read by rows: "
                 "loader.read(name, rows=slice(start, stop))"
             )
@@ -163,7 +163,7 @@ class Stream(Generic[T]):
             message = "this iteration was begun in the process that this one was forked from; begin another one here"
             raise InvalidConfig(message)
         if self._is_closed:
-            raise InvalidConfig("the loader was closed while it was read; open another")
+            raise InvalidConfig("the loader was closed while it was read; open a new one")
 
     def give_up_one(self) -> bool:
         """Drops the load that is furthest ahead, which is then read again in its turn, or else stops counting the last

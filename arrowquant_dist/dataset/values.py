@@ -46,7 +46,7 @@ def check_finite_scales(values: Values, block: StoredBlock, url: str) -> None:
     """Raises CorruptWeights if a scale or zero point is NaN or inf. This is checked even without `verify`."""
     for name, numbers in (("scales", values.blobs.scales), ("zero_points", values.blobs.zero_points)):
         if numbers.size and not (finite := np.isfinite(numbers)).all():
-            problem = f"{name}[{int(np.argmin(finite))}] is not finite; quantize anew"
+            problem = f"{name}[{int(np.argmin(finite))}] is not finite; quantize again"
             raise CorruptWeights(problem, layer=block.header.layer_name, uri=url)
 
 
@@ -81,5 +81,5 @@ def check_chunks(
     where = (place.offset, place.offset + place.stored_nbytes)
     if place.stored_nbytes == row.data_nbytes:
         where = (place.offset + start, place.offset + stop)
-    message = f"checksum of data[{start}:{stop}] differs; fetch the object again, or quantize anew"
+    message = f"checksum of data[{start}:{stop}] differs; fetch the object again, or quantize again"
     raise CorruptWeights(message, layer=row.layer_name, uri=url, byte_range=where)

@@ -33,13 +33,13 @@ def decompressed_page(page: np.ndarray, value: StoredRange) -> np.ndarray:
         try:
             plain = pa.Codec("zstd").decompress(pa.py_buffer(page), value.nbytes + ZSTD_PREFIX_NBYTES)
         except (OSError, pa.ArrowException) as error:
-            message = f"the page does not decompress ({error}); fetch the object again or quantize anew"
+            message = f"the page does not decompress ({error}); fetch the object again or quantize again"
             raise CorruptWeights(message, byte_range=_byte_range(value)) from error
         decoded = np.frombuffer(plain, np.uint8)
     length = int.from_bytes(decoded[:ZSTD_PREFIX_NBYTES].tobytes(), "little")
     if length != value.nbytes or decoded.size != value.nbytes + ZSTD_PREFIX_NBYTES:
         message = f"the page holds {counted(length, 'byte')}, not {value.nbytes}"
-        message += "; fetch the object again or quantize anew"
+        message += "; fetch the object again or quantize again"
         raise CorruptWeights(message, byte_range=_byte_range(value))
     return decoded[ZSTD_PREFIX_NBYTES:]
 
@@ -56,7 +56,7 @@ def _check_frame(page: np.ndarray, value: StoredRange) -> None:
         return
     if found != needed:
         holds = "too few bytes" if found is None else counted(found, "byte")
-        message = f"the page holds {holds}, not {needed}; fetch the object again or quantize anew"
+        message = f"the page holds {holds}, not {needed}; fetch the object again or quantize again"
         raise CorruptWeights(message, byte_range=_byte_range(value))
 
 

@@ -108,7 +108,11 @@ def fold(part: Path, _: WeightLoader) -> None:
 DAMAGES: dict[str, tuple[Callable[[Path, WeightLoader], None], type[ArrowQuantError], str]] = {
     "cut": (cut, CutObject, r"the object ends \d+ bytes too early; .*fetch it again"),
     "gone": (remove, IncompleteDataset, "a part that the dataset needs is gone; fetch it again"),
-    "overwritten": (overwrite, CorruptWeights, "(checksum|finite|decompress|holds).*; .*quantize anew|fetch"),
+    "overwritten": (
+        overwrite,
+        CorruptWeights,
+        "(checksum|finite|decompress|holds).*; .*quantize again|fetch",
+    ),
     "unreadable": (fail, StorageError, r"Input/output error"),
     "a folder": (fold, IncompleteDataset, "gone"),
 }

@@ -121,9 +121,9 @@ def test_a_dataset_without_a_config_says_what_is_missing(causal: Served, tmp_pat
 def test_a_checkpoint_in_the_place_of_a_dataset_is_told_from_an_empty_place(
     causal: Served, tmp_path: Path
 ) -> None:
-    with pytest.raises(NotFound, match="a checkpoint and no dataset; quantize it first"):
+    with pytest.raises(NotFound, match="a checkpoint, not a dataset; quantize it first"):
         load_model(causal.source, AutoModel)
-    with pytest.raises(NotFound, match="a checkpoint and no dataset; quantize it first"):
+    with pytest.raises(NotFound, match="a checkpoint, not a dataset; quantize it first"):
         WeightLoader(causal.source)
     with pytest.raises(NotFound, match="no such file or folder; check the spelling"):
         load_model(tmp_path / "none", AutoModel)

@@ -61,8 +61,8 @@ def test_an_export_says_what_opens_it_and_what_it_was_made_of(
 @pytest.mark.parametrize(
     ("place", "match"),
     [
-        ("ggufs", "this is a checkpoint and no dataset; quantize it first"),
-        ("source", "this is a checkpoint and no dataset; quantize it first"),
+        ("ggufs", "this is a checkpoint, not a dataset; quantize it first"),
+        ("source", "this is a checkpoint, not a dataset; quantize it first"),
         ("empty", r"no manifest\.json and no \.parquet file here; check the spelling"),
         ("tarjet", "check the spelling"),
     ],

@@ -50,7 +50,7 @@ def _check(value: Any, kind: Any, place: str) -> None:
     elif is_dataclass(kind) and isinstance(value, kind):  # type: ignore[arg-type]
         check_types(value, place)
     elif not isinstance(value, _PLAIN.get(kind, ())) or (isinstance(value, bool) and kind is not bool):
-        raise TypeError(f"{place} is no {getattr(kind, '__name__', kind)}")
+        raise TypeError(f"{place} is not of type {getattr(kind, '__name__', kind)}")
 
 
 def _check_union(value: Any, kinds: tuple[Any, ...], place: str) -> None:

@@ -21,21 +21,23 @@ def location(place: Location, key: str) -> str:
     in a pathlib.Path, which turns two slashes into one and so names another place.
     """
     if isinstance(place, (bytes, bytearray)):
-        raise InvalidConfig(f"{key}: must be a text or a path, not bytes; decode it first, with os.fsdecode")
+        raise InvalidConfig(
+            f"{key}: must be a string or a path, not bytes; decode it first, with os.fsdecode"
+        )
     if not isinstance(place, (str, os.PathLike)):
         kind = "None" if place is None else f"a value of type {type(place).__name__}"
-        raise InvalidConfig(f'{key}: must be a text or a path, not {kind}; pass "folder/model" or a URL')
+        raise InvalidConfig(f'{key}: must be a string or a path, not {kind}; pass "folder/model" or a URL')
     try:
         text = os.fspath(place)
     except TypeError as error:
-        message = f"{key}: {type(place).__name__} gives no path of this machine; pass its URL as a text"
+        message = f"{key}: {type(place).__name__} gives no path of this machine; pass its URL as a string"
         raise InvalidConfig(message) from error
     if isinstance(text, bytes):
         raise InvalidConfig(f"{key}: must be a path of text, not of bytes; decode it first, with os.fsdecode")
     if not text or "\0" in text:
-        raise InvalidConfig(f"{key}: is {reprlib.repr(text)}, which is no place; pass a path or a URL")
+        raise InvalidConfig(f"{key}: is {reprlib.repr(text)}, which is not a place; pass a path or a URL")
     if not isinstance(place, str) and _is_url(text):
-        message = f"{key}: {reprlib.repr(text)} was a URL before it became a path; pass the URL as a text"
+        message = f"{key}: {reprlib.repr(text)} was a URL before it became a path; pass the URL as a string"
         raise InvalidConfig(message)
     return text
 

@@ -88,7 +88,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_constant(text: str) -> NoReturn:
-    raise ValueError(f"it holds {text}, which is no JSON")
+    raise ValueError(f"it holds {text}, which is not JSON")
 
 
 def _short(text: str) -> str:

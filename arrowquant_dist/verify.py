@@ -198,7 +198,9 @@ def _recorded(store: Store, paths: Sequence[str], findings: _Findings) -> Sequen
     which is noted, as is each file that the record does not list."""
     recorded = listed_files(store)
     if recorded is None:
-        begun = f"without {MANIFEST_PATH} nothing says whether all of it is here; run the same command again"
+        begun = (
+            f"without {MANIFEST_PATH} it is not known whether all of it is here; run the same command again"
+        )
         is_export = marked(store, paths[:1]) is not None
         findings.note(IncompleteDataset(UNFINISHED if is_export else begun, uri=store.uri))
         return ()
@@ -265,7 +267,7 @@ def _check_index(store: Store, manifest: Manifest, findings: _Findings) -> list[
     said = asdict(manifest.totals)
     for name, number in asdict(ManifestTotals.of_rows([entry.record for entry in entries], nbytes)).items():
         if said[name] != number:
-            message = f"`totals.{name}` of the manifest is {said[name]}, its rows have {number}"
+            message = f"`totals.{name}` of the manifest is {said[name]}, but its rows have {number}"
             findings.note(CorruptWeights(f"{message}; fetch it again, or quantize with --repair", uri=uri))
     with findings.noting():
         if store.has_file(PLAN_PATH):
@@ -285,9 +287,9 @@ def _check_plan(store: Store, manifest: Manifest, blocks: Sequence[StoredBlock],
     stored = {(row.layer_name, row.row_start, row.shape, row.layer_shape, row.dtype) for row in rows}
     for name, start, shape, *_ in sorted(planned - stored):
         message = f"the block {list(shape)} from row {start} on was planned and is not in the index"
-        findings.note(IncompleteDataset(f"{message}; quantize anew", layer=name, uri=uri))
+        findings.note(IncompleteDataset(f"{message}; quantize again", layer=name, uri=uri))
     for name, start, shape, *_ in sorted(stored - planned):
-        message = f"the block {list(shape)} from row {start} on was never planned; quantize anew"
+        message = f"the block {list(shape)} from row {start} on was never planned; quantize again"
         findings.note(CorruptWeights(message, layer=name, uri=uri))
     for name in _SAID_TWICE:
         if getattr(plan, name) != getattr(manifest, name):
@@ -303,7 +305,7 @@ def _check_run(store: Store, manifest: Manifest, findings: _Findings) -> None:
     except CorruptWeights:  # `_check_plan` reports it
         return
     if planned is not None and not manifest.is_of(planned.identity):
-        message = "the run whose plan is here has not finished, the manifest is left of one before it"
+        message = "the run whose plan is here has not finished, and the manifest is from an earlier one"
         uri = store.url(MANIFEST_PATH)
         findings.note(IncompleteDataset(f"{message}; run its quantize command again", uri=uri))
 
@@ -325,7 +327,7 @@ class _Lister:
 
 
 _MANIFEST = _Lister("the manifest", "fetch it again, or quantize with --repair")
-_EXPORT = _Lister(RECORD_PATH, "fetch it again, or export anew")
+_EXPORT = _Lister(RECORD_PATH, "fetch it again, or export again")
 
 
 def _check_object(
@@ -336,10 +338,10 @@ def _check_object(
     try:
         nbytes = store.size(file.path)
     except NotFound as error:
-        message = f"{lister.name} lists it, and it is not here; {lister.advice}"
+        message = f"{lister.name} lists it, but it is not here; {lister.advice}"
         raise IncompleteDataset(message, uri=uri) from error
     if nbytes != file.nbytes:
-        found = f"it has {counted(nbytes, 'byte')}, {lister.name} says {file.nbytes}"
+        found = f"it has {counted(nbytes, 'byte')}, but {lister.name} says {file.nbytes}"
         raise CorruptWeights(f"{found}; {lister.advice}", uri=uri)
     if hash_of_object(store, file.path, nbytes, findings.advance) != file.hash:
         raise CorruptWeights(f"its hash is not that of {lister.name}; {lister.advice}", uri=uri)
@@ -386,10 +388,10 @@ def _check_parquet(
     for row in file.blocks:
         expected = said.pop((row.row_group, row.row_in_group), None)
         if row != expected:
-            message = "the index says another thing of this row than the Parquet file; quantize anew"
+            message = "the index and the Parquet file disagree about this row; quantize again"
             findings.note(CorruptWeights(message, layer=row.header.layer_name, uri=store.url(row.path)))
     for block in said.values():
-        message = "the index has this row, the Parquet file does not; fetch it again"
+        message = "the index has this row, but the Parquet file does not; fetch it again"
         findings.note(CorruptWeights(message, layer=block.header.layer_name, uri=store.url(block.path)))
     readable = set(file.blocks)
     for block in sound:

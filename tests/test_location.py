@@ -81,7 +81,7 @@ def test_what_is_no_place_is_one_error(use: Callable[[Any], Any], given: Any) ->
 
 @pytest.mark.parametrize("url", ["s3://bucket/model", "memory://x/y", "hf://org/model"])
 def test_a_url_in_a_path_object_is_refused_since_it_lost_a_slash(url: str) -> None:
-    with pytest.raises(InvalidConfig, match="pass the URL as a text"):
+    with pytest.raises(InvalidConfig, match="pass the URL as a string"):
         location(Path(url), "uri")
     assert location(url, "uri") == url
 

@@ -269,7 +269,7 @@ def test_the_parquet_rows_contradict_an_edited_index_also_without_a_plan(target:
     (target / "run/plan.arrow").unlink()
     rewrite_index(target, INDEX_EDITS[what])
     problems = verify(str(target)).problems
-    assert any(p.layer == "norm" and "than the Parquet file" in p.message for p in problems)
+    assert any(p.layer == "norm" and "the index and the Parquet file disagree" in p.message for p in problems)
 
 
 def test_a_changed_sidecar_is_found(target: Path) -> None:
@@ -388,7 +388,7 @@ def test_a_table_of_something_else_beside_a_dataset_is_a_problem(tmp_path: Path)
 @pytest.mark.parametrize("content", [b"", b"some text", b"PAR"])
 def test_a_file_of_another_kind_is_no_dataset(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "notes.txt").write_bytes(content)
-    with pytest.raises(NotFound, match="no Parquet and so no dataset"):
+    with pytest.raises(NotFound, match="not a Parquet file, so not a dataset"):
         verify(tmp_path / "notes.txt")
 
 

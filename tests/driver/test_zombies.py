@@ -305,9 +305,7 @@ def test_the_manifest_of_a_driver_that_died_is_no_dataset_and_gives_way_to_the_r
         Dataset.open(here)
     with pytest.raises(IncompleteDataset, match="parts that are gone"):
         load_report(here)
-    assert any(
-        "the manifest is left of one before it" in problem.message for problem in verify(here).problems
-    )
+    assert any("the manifest is from an earlier one" in problem.message for problem in verify(here).problems)
     with pytest.raises(TargetConflict, match="another plan's run"):
         quantize(source, here, OTHER, RUN)
     outcome = quantize(source, here, CONFIG, RUN)

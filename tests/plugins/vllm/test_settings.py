@@ -38,7 +38,7 @@ def test_credentials_are_not_shown() -> None:
     ("values", "message"),
     [
         ({"tagret": "s3://b/m"}, "tagret"),
-        ({"target": 3}, "target: must be a text or a path"),
+        ({"target": 3}, "target: must be a string or a path"),
         ({"memory_budget": "much"}, "memory_budget"),
         ({"storage_options": "key"}, "storage_options"),
     ],

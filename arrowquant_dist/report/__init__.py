@@ -1,1 +1,1 @@
-"""What the reducer found, for people: json, md, html, parquet, terminal."""
+"""Reports of what the reducer found: JSON, Markdown, HTML, Parquet and tables for the terminal."""

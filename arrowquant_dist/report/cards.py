@@ -1,4 +1,4 @@
-"""What a report says at once: a figure, what it means, and from where on it would mean something else."""
+"""Cards, which show the most important figures of a report at a glance: each has a verdict and its thresholds."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from arrowquant_dist.report.layer_rows import LayerRow
 GOOD, LOOK, BAD, OPEN, FACT = "good", "look", "bad", "open", "fact"
 _SAID = {GOOD: "good", LOOK: "look at it", BAD: "too far off", OPEN: "not known", FACT: ""}
 
-NOISE_GOOD_DB, NOISE_BAD_DB = 20.0, 10.0  # noise of 1 % and of 10 % of the weights' energy
+NOISE_GOOD_DB, NOISE_BAD_DB = 20.0, 10.0  # noise with 1 % and with 10 % of the weights' energy
 COSINE_GOOD, COSINE_BAD = 0.99, 0.95
 EXCESS_GOOD, EXCESS_BAD = 0.01, 0.05
-KL_GOOD, KL_BAD = 0.02, 0.1  # nats: of most models once to twice what the excess is
+KL_GOOD, KL_BAD = 0.02, 0.1  # nats; in most models one to two times the excess
 USEFUL_GOOD = 0.7
 KEPT_GOOD = 0.3
-OUTLIER_DB = 6.0  # below the median layer: four times its noise
-_FRAMING = 0.1  # of the part files: above that it is said
+OUTLIER_DB = 6.0  # how far below the median layer: four times its noise
+_FRAMING = 0.1  # share of the part files above which the card mentions it
 _NAME_CHARS = 60
-_COMPILED = 0.2  # of the time of all phases: above that it is said
+_COMPILED = 0.2  # share of the time of all phases above which the card mentions it
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """verdict: one of GOOD, LOOK, BAD, OPEN, or FACT, which judges nothing. why: with the threshold.
-    words: that say the verdict; the usual ones where they are empty."""
+    """A figure with a verdict. verdict: GOOD, LOOK, BAD, OPEN (not known) or FACT (not judged). why: an explanation,
+    with the thresholds. words: text that states the verdict; the usual text for this verdict if empty."""
 
     title: str
     figure: str
@@ -45,7 +45,7 @@ class Card:
 def cards(
     report: ReportFigures, evaluations: Sequence[Evaluation], rows: Sequence[LayerRow] | None
 ) -> tuple[Card, ...]:
-    """In reading order. rows: all layers, where they are known."""
+    """The cards in reading order. rows: figures of all layers; None if they are not known."""
     every = [_size(report), *_outputs(evaluations), _weights(report)]
     if rows is not None:
         every += [_outliers(rows), _kept(report, rows)]
@@ -63,7 +63,7 @@ def _size(report: ReportFigures) -> Card:
 
 
 def _against(ratio: float | None, what: str) -> str:
-    """ratio: bytes of `what` over those that are stored."""
+    """The size compared with that of `what`. ratio: bytes of `what` over stored bytes."""
     if ratio is None:
         return f"not comparable with {what}"
     return (
@@ -74,7 +74,7 @@ def _against(ratio: float | None, what: str) -> str:
 
 
 def _framing(report: ReportFigures) -> str:
-    """What part files take beside the values of layers, where that is much, as of many small ones."""
+    """How much of the part files is not values of layers, if that is much, such as in datasets of many small layers."""
     totals = report.totals
     framing = totals.parts_nbytes - totals.stored_nbytes
     if framing <= _FRAMING * totals.parts_nbytes:
@@ -83,7 +83,7 @@ def _framing(report: ReportFigures) -> str:
 
 
 def _outputs(evaluations: Sequence[Evaluation]) -> list[Card]:
-    """A card for each set of texts, the newest first."""
+    """A card for each evaluation, the newest first."""
     if not evaluations:
         why = (
             "`arrowquant evaluate` compares what this dataset and the original make of texts. What it finds is on "
@@ -106,8 +106,8 @@ def output_card(found: Evaluation) -> Card:
 
 
 def _next_tokens_card(figures: NextTokenFigures, of: str) -> Card:
-    """By the worse of both: a perplexity may by chance be that of the original, or below, of a model that says other
-    things."""
+    """The card of a causal model, judged by the worse of both figures: the perplexity of a model that predicts other
+    tokens may by chance be as low as the original's, or lower."""
     limits = (
         f"Against the original's. Good: up to {_percent(EXCESS_GOOD)} more perplexity, and a KL divergence of "
         f"{KL_GOOD:g} nats; too far off: above {_percent(EXCESS_BAD)} or {KL_BAD:g} nats."
@@ -136,7 +136,7 @@ def _weights(report: ReportFigures) -> Card | None:
 
 
 def _outliers(rows: Sequence[LayerRow]) -> Card | None:
-    """Layers that are much worse than most of the same dataset."""
+    """The card on layers that are much worse than the median layer of the same dataset."""
     noises = sorted((noise, row.layer_name) for row in rows if (noise := row.noise_db) is not None)
     if not noises:
         return None
@@ -184,7 +184,7 @@ def _run(report: ReportFigures) -> Card:
 
 
 def _bound(report: ReportFigures) -> int | None:
-    """What the plan gives a process, of all its workers; None where that is not known."""
+    """The plan's memory bound of a process, for all its workers together; None if it is not known."""
     timeline = report.timeline
     if timeline is None or timeline.worker_memory_nbytes is None or not timeline.memory:
         return None
@@ -192,7 +192,10 @@ def _bound(report: ReportFigures) -> int | None:
 
 
 def _compiled(report: ReportFigures) -> str:
-    """Where much of the time was the first run's on a machine. Phases are those of all runs that made the dataset."""
+    """Says how much of the time was spent on compiling, if that is much, as in the first run on a machine.
+
+    Empty if earlier runs finished some shards, because phases are summed over all runs that made the dataset.
+    """
     if report.run.resumed_shards:
         return ""
     phases = report.timing.phases

@@ -1,4 +1,4 @@
-"""Several datasets side by side: a column each, in the order in which they are given, and which is best in what."""
+"""Several datasets side by side: a column for each, in the given order, with the best value of each row marked."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from arrowquant_dist.report.view import Table
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One figure of every dataset. best: of each whether none is better and some is worse; of none where they are not
-    of one model."""
+    """One figure of all datasets. label: what it is. cells: its value for each dataset, as text. best: for each dataset
+    whether none has a better value and one has a worse; all False if the datasets are not of one model."""
 
     label: str
     cells: tuple[str, ...]
@@ -29,14 +29,14 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Lines that are about one thing."""
+    """Lines on one subject, with a title."""
 
     title: str
     lines: tuple[Line, ...]
 
 
 def comparison(datasets: Sequence[Reported]) -> Table:
-    """A line a figure, a column a dataset."""
+    """All lines as one table: a row for each figure, a column for each dataset."""
     lines = [line for section in sections(datasets) for line in section.lines]
     headers = ("", *(one.name for one in datasets))
     rows = tuple((line.label, *line.cells) for line in lines)
@@ -44,7 +44,7 @@ def comparison(datasets: Sequence[Reported]) -> Table:
 
 
 def sections(datasets: Sequence[Reported]) -> tuple[Section, ...]:
-    """All lines, in reading order; sections without a line are left out."""
+    """All sections in reading order; those without a line are left out."""
     every = (
         Section("How it is stored", _facts(datasets)),
         Section("Size", tuple(_line(datasets, *one) for one in _SIZES)),
@@ -63,14 +63,14 @@ def _unmarked(section: Section) -> Section:
 
 
 def methods(dataset: Reported) -> str:
-    """How scales and codes were chosen, with how many layers by each, as it was resolved for them."""
+    """The methods that chose scales and codes, each with its number of layers, as the layers were really made."""
     if dataset.layers is None:
         return str(dataset.report.config.get("method") or MISSING)
     return _named(row.method for row in dataset.layers if row.is_quantized)
 
 
 def groups(dataset: Reported) -> str:
-    """What shares a scale, with how many layers of each."""
+    """What shares a scale, each with its number of layers."""
     if dataset.layers is None:
         return MISSING
     return _named(row.groups for row in dataset.layers if row.is_quantized)
@@ -82,7 +82,7 @@ def _named(values: Iterable[str]) -> str:
 
 
 def _facts(datasets: Sequence[Reported]) -> tuple[Line, ...]:
-    """What is neither good nor bad."""
+    """Facts, which are neither good nor bad."""
     shown: tuple[tuple[str, Callable[[Reported], str]], ...] = (
         ("stored as", lambda one: _types(one.report)),
         ("method", methods),
@@ -105,7 +105,7 @@ _Figure = tuple[str, Callable[[ReportFigures], float | None], text.Form, int]
 
 
 def stored_bits(report: ReportFigures) -> float | None:
-    """Bytes of the part files as bits a value."""
+    """Size of the part files in bits per value; None if there are no values."""
     return 8 * report.totals.parts_nbytes / report.totals.params if report.totals.params else None
 
 
@@ -122,7 +122,7 @@ def _stat(figure: str, of: str) -> Callable[[ReportFigures], float | None]:
 
 
 def _mean_sqnr(report: ReportFigures) -> float | None:
-    """Infinite where nothing is lost."""
+    """Mean SQNR of the quantized layers in dB; infinite if all of them are lossless."""
     accuracy = report.accuracy
     if accuracy is not None and 0 < accuracy.layers == accuracy.lossless_layers:
         return math.inf
@@ -172,7 +172,7 @@ def _line(
 
 
 def _wall_time(datasets: Sequence[Reported]) -> Line:
-    """That of a run that went on with what earlier ones had finished is neither good nor bad."""
+    """Wall time. That of a run that continued an earlier one is not judged, since it is only part of the time."""
     label = "wall time"
     cells = []
     for one in datasets:
@@ -188,14 +188,14 @@ def _shared(datasets: Sequence[Reported]) -> Line:
 
 
 def output_texts(datasets: Sequence[Reported]) -> dict[str, str]:
-    """{digest: name} of all texts that any of the datasets was evaluated with."""
+    """{digest: name} of all sets of texts with which at least one dataset was evaluated."""
     return {found.texts.digest: found.texts.name for one in datasets for found in one.evaluations}
 
 
 def _outputs(datasets: Sequence[Reported]) -> list[Line]:
-    """For all texts that any of the datasets was evaluated with, the figures of those that were.
+    """The figures of outputs with each set of texts with which at least one dataset was evaluated.
 
-    Texts are the same where their digest is.
+    Sets of texts are the same if they have the same digest.
     """
     return [
         _judged(f"{label} ({name})", cells)
@@ -205,7 +205,7 @@ def _outputs(datasets: Sequence[Reported]) -> list[Line]:
 
 
 def outputs_with(datasets: Sequence[Reported], digest: str) -> dict[str, list[Measure]]:
-    """{figure: that of each dataset} of the outputs with these texts; without a value where one was not measured."""
+    """{figure: its value for each dataset} for the outputs with these texts. Values that were not measured are None."""
     found = [
         next((each for each in reversed(one.evaluations) if each.texts.digest == digest), None)
         for one in datasets
@@ -216,7 +216,7 @@ def outputs_with(datasets: Sequence[Reported], digest: str) -> dict[str, list[Me
 
 
 def _judged(label: str, cells: Sequence[Measure]) -> Line:
-    """Figures that look equal are equally good; where all do, none is best."""
+    """A line with its best cells marked. Values that look equal are equally good; if all look equal, none is best."""
     known = [cell for cell in cells if cell.value is not None and cell.better]
     best = max(known, key=lambda cell: cell.better * (cell.value or 0.0)).shown if known else None
     if len({cell.shown for cell in known}) < 2:

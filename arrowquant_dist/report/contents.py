@@ -1,4 +1,4 @@
-"""What a checkpoint or dataset holds: a row a layer, from headers alone."""
+"""Lists the layers of a checkpoint or dataset, reading headers only."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ _DATASETS = ("v1", "v2")
 
 @dataclass(frozen=True, slots=True)
 class LayerContents:
-    """One layer. source_nbytes: decoded, in its dtype. quant_type: of datasets, else None. encoding: how a quantized
-    source has the layer, for people, else None. stored_nbytes: of both, with scales and all that it is decoded from;
-    None where that is source_nbytes."""
+    """One layer. params: number of values. source_nbytes: bytes of the decoded values in the layer's dtype. quant_type:
+    how a dataset stores the layer; None in checkpoints. stored_nbytes: bytes of everything that the layer is decoded
+    from, scales included, in datasets and quantized checkpoints; None where the values are stored as they are.
+    encoding: name of the encoding in a quantized checkpoint, for people; else None."""
 
     layer_name: str
     shape: tuple[int, ...]
@@ -40,8 +41,9 @@ class LayerContents:
 class Contents:
     """All layers at a URI.
 
-    format: `safetensors` `torch` `v1` `v2`. aliases: {name: stored name} of tied tensors. shown: the layers that were
-    asked for, in that order; None where nothing was chosen.
+    uri: where they are. format: format of the checkpoint (such as `safetensors` or `torch`) or dataset (`v1` or `v2`).
+    layers: all layers. aliases: {name: stored name} of tied tensors. shown: the layers to list, in that order; None if
+    all are listed.
     """
 
     uri: str
@@ -60,7 +62,7 @@ class Contents:
 
     @property
     def is_quantized(self) -> bool:
-        """Whether values are decoded from something else than themselves."""
+        """Whether the layers are stored in a form from which their values must be decoded."""
         return self.is_dataset or any(layer.encoding is not None for layer in self.layers)
 
     @property
@@ -79,7 +81,7 @@ class Contents:
         return sum(source if stored is None else stored for stored, source in sizes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for `--json`."""
+        """The contents as plain values, for `--json`."""
         return {
             "uri": self.uri,
             "format": self.format,
@@ -95,7 +97,8 @@ class Contents:
 
 
 def read_contents(uri: Location, storage: Storage = DEFAULT_STORAGE) -> Contents:
-    """Reads headers, or a dataset's index. Raises what `open_checkpoint` and `Dataset.open` raise."""
+    """Reads the headers of a checkpoint or the index of a dataset. Raises what `open_checkpoint` and `Dataset.open`
+    raise."""
     from arrowquant_dist.checkpoint.open import open_checkpoint
 
     checkpoint = open_checkpoint(uri, storage)
@@ -122,10 +125,12 @@ def read_contents(uri: Location, storage: Storage = DEFAULT_STORAGE) -> Contents
 
 
 def chosen(contents: Contents, only: tuple[str, ...], sort: str, limit: int | None) -> Contents:
-    """`contents` with the layers to list: those that match one of the patterns `only` (all where there is none), by
-    `sort` (source, name, params, size, stored: the largest first), at most `limit`. Totals stay those of all.
+    """`contents` with a choice of layers to list; its totals remain those of all layers.
 
-    Raises InvalidConfig where a pattern is none, or no layer matches it.
+    only: patterns, of which a layer must match one; all layers are listed if there are none. sort: order of the layers:
+    `source`, by `name`, or by `params`, `size` or `stored` with the largest first. limit: largest number of layers.
+
+    Raises InvalidConfig if a pattern is not valid or no layer matches it.
     """
     if not only and sort == "source" and limit is None:
         return contents
@@ -167,7 +172,7 @@ def _stored(uri: str, storage: Storage) -> dict[str, tuple[str, int]]:
 
 
 def layers_table(contents: Contents) -> Table:
-    """A row a layer; of datasets and quantized sources also how and how large it is stored."""
+    """A row for each listed layer. For datasets and quantized checkpoints it also has the stored form and size."""
     headers: tuple[str, ...] = ("layer", "dtype", "shape", "params", "size")
     align = "lllrr"
     if contents.is_quantized:
@@ -191,7 +196,7 @@ def _row(layer: LayerContents, contents: Contents) -> tuple[str, ...]:
 
 
 def totals_table(contents: Contents) -> Table:
-    """The whole in a few lines."""
+    """Totals of all layers, and the tied tensors."""
     rows = [
         ("source", contents.uri),
         ("format", contents.format),

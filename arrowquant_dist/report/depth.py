@@ -1,4 +1,4 @@
-"""Where in a model a layer stands, as its name tells: how deep, and what it does there."""
+"""What the name of a layer tells about its place in the model: the number of its block, and its role there."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ _NUMBER = re.compile(r"(?:^|(?<=[./]))(\d{1,6})(?=[./]|$)")
 
 
 def depth(name: str) -> int | None:
-    """The block's number, such as 12 of `model.layers.12.mlp.up_proj.weight`; None outside of blocks."""
+    """The number of a layer's block, such as 12 for `model.layers.12.mlp.up_proj.weight`; None outside of blocks."""
     found = _BLOCK.search(name) or _NUMBER.search(name)
     return int(found[1]) if found is not None else None
 
 
 def role(name: str) -> str:
-    """What a layer does in its block: the name without the block's number."""
+    """The role of a layer in its block: its name with stars in place of the numbers of blocks."""
     return starred(name)
 
 
 def short_role(name: str) -> str:
-    """What is after the block's number, without `.weight`: `attention.self.query`; the whole where there is none."""
+    """The part of a role after its last star, without `.weight`: `attention.self.query`. A role without a star loses
+    only its `.weight`."""
     tail = name.rsplit("*.", 1)[-1] if "*." in name else name
     return tail.removesuffix(".weight")

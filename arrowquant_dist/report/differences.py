@@ -1,4 +1,4 @@
-"""Layers that several datasets store with errors that differ most."""
+"""The layers whose errors differ most between datasets."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ MOST = 20
 
 @dataclass(frozen=True, slots=True)
 class _Cell:
-    """noise: energy of the error over that of the weights; 0 where nothing is lost, None where that is not known."""
+    """A layer in one dataset. noise: energy of the error over energy of the weights; 0 if nothing is lost, None if it
+    is not known. shown: the error as text."""
 
     noise: float | None
     shown: str
 
 
 def differing_layers(datasets: Sequence[Reported]) -> tuple[Line, ...]:
-    """At most MOST, those first where the noise of the one is furthest from that of another; the label is the layer's
-    name. Only layers that all datasets with figures of layers have; none for fewer than two of these, or where they
-    are not of one model."""
+    """A line for each of at most MOST layers, labelled with the layer's name; those first whose noise differs most
+    between two datasets. Empty if the figures of layers are known for fewer than two datasets, or if those datasets are
+    not of one model."""
     known = [one for one in datasets if one.layers is not None]
     if len(known) < 2 or unlike(known):
         return ()

@@ -1,4 +1,4 @@
-"""A report as parts with tables, pictures and notes, whatever it is about: Markdown and HTML draw it alike."""
+"""A report on any subject, as parts with tables, pictures and notes, which Markdown and HTML show in the same way."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from arrowquant_dist.report.view import Table
 
 @dataclass(frozen=True, slots=True)
 class DocumentPart:
-    """said: paragraphs before the tables. pictures: of pages alone. notes: (name, text). Tables without rows are left
-    out, and so are parts without anything."""
+    """A part of a report. said: paragraphs before the tables. tables: the tables; those without rows are left out.
+    pictures: pictures, which only pages show. notes: (name, text) of each note. A part without content is left out."""
 
     title: str
     said: tuple[str, ...] = ()
@@ -31,7 +31,7 @@ class DocumentPart:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """lead: what it is of, in a line. cards: of pages alone."""
+    """A report. lead: one line that says what it is about. cards: cards, which only pages show."""
 
     title: str
     lead: str

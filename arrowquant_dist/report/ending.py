@@ -1,4 +1,4 @@
-"""How a run ends, in a few lines: all that fits on the screen it was started on. The whole report is in its files."""
+"""The few lines that are printed at the end of a run, short enough for one screen. The whole report is in files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ REPORT_PAGE = "report/report.html"
 
 
 def ending(title: str, report: ReportFigures, target: str) -> Table:
-    """Sizes, the error of the weights, the worst layer and where the report is. target: as it was given."""
+    """Sizes, the error of the weights, the worst layer and the place of the report. target: the target as the user gave
+    it."""
     return Table(title, ("", ""), "ll", tuple(_lines(report, target)))
 
 

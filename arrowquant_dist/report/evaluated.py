@@ -1,4 +1,4 @@
-"""Evaluations as tables: beside the errors of the weights, what the model makes of them."""
+"""Evaluations of a model's outputs, as tables beside those of the errors of the weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TITLE = "Outputs against the original's"
 
 
 def evaluation_table(found: Evaluation) -> Table:
-    """What was measured with one set of texts, two columns."""
+    """The facts and figures of one evaluation, in two columns."""
     facts = found.texts
     tokens = f", {counted(facts.tokens, 'token')}" if facts.tokens is not None else ""
     rows = [
@@ -34,7 +34,7 @@ def evaluation_table(found: Evaluation) -> Table:
 
 
 def figure_lines(found: Evaluation) -> tuple[tuple[str, str], ...]:
-    """Label and figure, those that say most first."""
+    """(label, figure) pairs, the most informative first."""
     if found.embeddings is not None:
         own = found.embeddings
         spread = f"5th percentile {text.cosine(own.cosine_p5)}, least {text.cosine(own.cosine_min)}"
@@ -56,7 +56,7 @@ def figure_lines(found: Evaluation) -> tuple[tuple[str, str], ...]:
 
 
 def evaluations_markdown(evaluations: Sequence[Evaluation]) -> str:
-    """A section for each set of texts, ending with a newline."""
+    """Markdown with a section for each evaluation, ending with a newline."""
     blocks = [f"# {escaped(TITLE)}"]
     for found in evaluations:
         blocks += [f"## {escaped(found.texts.name)}", table_markdown(evaluation_table(found))]
@@ -68,7 +68,8 @@ HIGH, LOW = 1, -1
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One figure. shown: as people read it. better: HIGH or LOW, 0 where neither is."""
+    """One figure. value: its value; None if it was not measured. shown: the value as text. better: HIGH or LOW,
+    whichever is better, or 0 if neither is."""
 
     label: str
     value: float | None
@@ -77,7 +78,7 @@ class Measure:
 
 
 def measures(found: Evaluation) -> tuple[Measure, ...]:
-    """All figures that datasets are compared by, those that say most first."""
+    """All figures by which datasets are compared, the most informative first."""
     own, tokens = found.embeddings, found.next_tokens
     if own is not None:
         return (

@@ -1,4 +1,4 @@
-"""How far a dataset's outputs are from the original model's, as data: what was measured with one set of texts."""
+"""Data classes for an evaluation: how far a dataset's outputs are from the original model's, on one set of texts."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from arrowquant_dist.field_types import check_types
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingFigures:
-    """Of the texts' embeddings, e by the original and ê by the dataset, in float64.
+    """Figures that compare the embeddings of the texts by the original, e, with those by the dataset, ê, in float64.
 
-    cosine: e·ê / (|e| |ê|) of each text; cosine_p5: their 5th percentile, linearly interpolated. rank_correlation:
-    Spearman's, of the cosines of all pairs of texts among e with those among ê, ranks of ties averaged; None for fewer
-    than three texts, or where all are alike. recall_at_10: of each text's ten nearest by e (by cosine, itself apart, of
-    equal ones the first), the share that is among its ten nearest by ê, averaged over texts; None for ten texts and
-    fewer. pairs: that the correlation is over; of
-    more than 3,000 texts those of as many, evenly spread, whose neighbours alone are looked for too.
+    dimensions: length of an embedding. cosine_mean, cosine_p5, cosine_min: mean, 5th percentile (linearly
+    interpolated) and minimum over the texts of the cosine e·ê / (|e| |ê|). rank_correlation: Spearman's correlation of
+    the cosines of all pairs of texts by e with those by ê, where ties have the mean of their ranks; None for fewer than
+    three texts, or if all cosines are equal. pairs: number of pairs in the correlation. recall_at_10: share of a text's
+    ten nearest other texts by e that are among its ten nearest by ê, averaged over the texts; nearest by cosine, and of
+    equally near texts the first; None for ten texts or fewer.
+
+    If there are more than 3,000 texts, the pairs are those of 3,000 evenly spread ones. The recall is then averaged
+    over these texts alone, but their neighbours are looked for among all.
     """
 
     dimensions: int
@@ -33,12 +36,14 @@ class EmbeddingFigures:
 
 @dataclass(frozen=True, slots=True)
 class NextTokenFigures:
-    """Of next-token distributions, p by the original and q by the dataset, over all positions that have a next token in
-    their text; every position counts once, whatever its text's length. In float64, in nats.
+    """Figures that compare the next-token distributions of the original, p, with those of the dataset, q, over all
+    positions that have a next token in their text. Every position has the same weight, whatever the length of its text.
+    In float64 and nats.
 
-    perplexity: exp of the mean of −ln p(next token). excess: perplexity of q over that of p, less 1. kl_mean: of
-    Σ p ln(p/q) over the vocabulary. top1_agreement: share of positions where both find the same token likeliest, of
-    equally likely ones the first.
+    positions: number of positions. perplexity_original, perplexity: exp of the mean of −ln p(next token), and of
+    −ln q(next token). excess: perplexity / perplexity_original − 1. kl_mean: mean over the positions of Σ p ln(p/q)
+    over the vocabulary. top1_agreement: share of positions at which both have the same most likely token; of equally
+    likely tokens the first counts.
     """
 
     positions: int
@@ -51,9 +56,10 @@ class NextTokenFigures:
 
 @dataclass(frozen=True, slots=True)
 class TextFacts:
-    """What was evaluated with. digest: of the texts (texts/read.py::Texts.digest). skipped: lines that were empty.
-    tokens: of all texts as the model saw them; None where its tokenizer does not tell. cut: how many texts were longer
-    than longest tokens, and lost the rest."""
+    """The texts of an evaluation. name: name of the texts. digest: digest of the texts (texts/read.py::Texts.digest).
+    texts: number of texts. skipped: number of empty lines. tokens: number of tokens in all texts, as the model saw
+    them; None if its tokenizer does not tell. longest: largest number of tokens of a text; None if there is no limit.
+    cut: number of texts that were longer and were cut."""
 
     name: str
     digest: str
@@ -66,13 +72,15 @@ class TextFacts:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One evaluation of a dataset. Either `embeddings` or `next_tokens` is there.
+    """One evaluation of a dataset. Exactly one of `embeddings` and `next_tokens` is not None.
 
-    kind: `sentence-transformers`, `encoder` or `causal`. architecture: the model's class, as its config names it.
-    model: the original's place, safe to show. dataset: which one was at the target, as the manifest says (run, or the
-    fingerprint of older ones). texts: what was evaluated with. arithmetic: what both were computed in. pooling: how
-    tokens became an embedding. created_at: UTC. seconds: that it took. versions: of what computed it. notes: what to
-    know before its figures are believed.
+    kind: `sentence-transformers`, `encoder` or `causal`. architecture: class of the model, as its config names it.
+    model: where the original is, safe to show. dataset: identity of the dataset at the target, by its manifest: the
+    run's id, or the fingerprint for datasets of the first releases. texts: the texts that both models were given.
+    embeddings, next_tokens: the figures. arithmetic: dtype in which both models computed. pooling: how the embeddings
+    of tokens became one of the text; None if nothing was pooled. created_at: time of the evaluation, in UTC. seconds:
+    how long it took. versions: versions of the libraries that computed it. notes: what to know before relying on the
+    figures.
     """
 
     kind: str
@@ -91,16 +99,16 @@ class Evaluation:
 
     @property
     def figures(self) -> EmbeddingFigures | NextTokenFigures | None:
-        """Those of its kind."""
+        """The figures, `embeddings` or `next_tokens`."""
         return self.embeddings or self.next_tokens
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, JSON as they are."""
+        """The evaluation as plain values that JSON can hold."""
         return {**asdict(self), "notes": list(self.notes)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The evaluation that `to_dict` gave these values. InvalidCheckpoint, naming the field, for what is none."""
+        """The inverse of `to_dict`. Raises InvalidCheckpoint, which names the field, for values of another form."""
         try:
             known = {field.name: values[field.name] for field in fields(cls)}
             known["texts"] = _made(TextFacts, values["texts"])

@@ -1,4 +1,4 @@
-"""report/evaluation.json and .md of a target: every set of texts that it was evaluated with, the newest last."""
+"""report/evaluation.json and .md of a target: one evaluation for each set of texts, the newest last."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ _AGAIN = "remove the file, and evaluate again"
 
 
 def dataset_identity(manifest: Manifest) -> str:
-    """What tells one dataset at a target from the next: the run's id; of the first releases' the fingerprint."""
+    """What tells a dataset from another one at the same target: the run's id, or the fingerprint for datasets of the
+    first releases."""
     return manifest.run or manifest.fingerprint
 
 
 def load_evaluations(uri: Location, storage: Storage = DEFAULT_STORAGE) -> tuple[Evaluation, ...]:
-    """Those of the finished dataset at `uri`; none where no manifest says which one is there. Raises as
-    `read_evaluations`."""
+    """The evaluations of the finished dataset at `uri`; empty if there is no manifest that says which dataset is there.
+    Raises what `read_evaluations` raises."""
     store = open_store(location(uri, "uri"), storage)
     try:
         manifest = Manifest.read(store)
@@ -38,9 +39,9 @@ def load_evaluations(uri: Location, storage: Storage = DEFAULT_STORAGE) -> tuple
 
 
 def read_evaluations(store: Store, manifest: Manifest) -> tuple[Evaluation, ...]:
-    """Those of this dataset; what was measured of another one that was here before is left out.
+    """The evaluations of this dataset; those of another dataset that was here before are left out.
 
-    InvalidCheckpoint where the file is damaged or of a newer release.
+    Raises InvalidCheckpoint if the file is damaged or was written by a newer release.
     """
     try:
         content = store.read(EVALUATION_PATH)
@@ -54,7 +55,7 @@ def read_evaluations(store: Store, manifest: Manifest) -> tuple[Evaluation, ...]
 
 
 def merged(earlier: Sequence[Evaluation], new: Evaluation) -> tuple[Evaluation, ...]:
-    """`new` takes the place of the one with the same texts and the same model; all others stay."""
+    """`earlier` and `new`, which replaces the evaluation with the same texts and the same model, if there is one."""
 
     def same(other: Evaluation) -> bool:
         return (other.texts.digest, other.model) == (new.texts.digest, new.model)
@@ -63,7 +64,7 @@ def merged(earlier: Sequence[Evaluation], new: Evaluation) -> tuple[Evaluation, 
 
 
 def evaluation_files(evaluations: Sequence[Evaluation]) -> dict[str, bytes]:
-    """{path under the target: content}."""
+    """{path under the target: content} of the JSON and the Markdown file."""
     values = {
         "evaluation_version": EVALUATION_VERSION,
         "evaluations": [one.to_dict() for one in evaluations],

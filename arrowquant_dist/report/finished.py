@@ -1,4 +1,4 @@
-"""What `quantize` returns: the report's figures with those of every layer, as people use them in Python."""
+"""The report that `quantize` returns, for use in Python: all figures, those of every layer included."""
 
 from __future__ import annotations
 
@@ -30,18 +30,19 @@ _TELLING = ("source", "stored as", "params", "size", "compression", "weight cosi
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Report(Displayed, ReportFigures):
-    """What became of a checkpoint: what `ArrowQuantizer.quantize` returns, and `Report.load` reads back.
+    """The report on a quantized checkpoint, which `ArrowQuantizer.quantize` returns and `Report.load` reads back.
 
-    totals: sizes, and compression_vs_fp16 and compression_vs_source. accuracy: errors of the weights over quantized
-    layers (cosine, precision_loss, mse, sqnr_db: mean, min, max, std), None where nothing is quantized. layer_types,
-    quant_types, distribution, worst_layers, kept_layers: the same by type, by cosine, by layer. timing, work, run,
-    timeline: how it went. source, config, fingerprint, part_compression, notes: of what it was made, and how.
-    `to_dict()`: all of these as plain values, which is the target's report.json.
+    totals: sizes, and the ratios compression_vs_fp16 and compression_vs_source. accuracy: errors of the weights over
+    the quantized layers (mean, min, max and std of cosine, precision_loss, mse and sqnr_db); None if no layer is
+    quantized. layer_types, quant_types, distribution: the layers by layer type, by quantization type and by cosine.
+    worst_layers, kept_layers: the layers with the lowest cosine, and those that are not quantized. timing, work, run,
+    timeline: how the run went. source, config, fingerprint, part_compression, notes: what the dataset was made from,
+    and how. `to_dict()` returns all of these as plain values, the content of the target's report.json.
 
-    layers: the content of the target's layers.parquet; None where that is gone. evaluations: what `evaluate` measured
-    of the dataset before the report was loaded.
+    layers: content of the target's layers.parquet; None if that file is gone. evaluations: evaluations of the dataset
+    that `evaluate` had written before the report was loaded.
 
-    In a notebook it shows itself as tables.
+    A notebook shows a report as tables.
     """
 
     layers: bytes | None = None
@@ -51,16 +52,16 @@ class Report(Displayed, ReportFigures):
     def of(
         cls, figures: ReportFigures, layers: bytes | None, evaluations: tuple[Evaluation, ...] = ()
     ) -> Report:
-        """`figures`, and what is known besides."""
+        """A report with these `figures`, layers and evaluations."""
         values = {field.name: getattr(figures, field.name) for field in fields(ReportFigures)}
         return cls(**values, layers=layers, evaluations=evaluations)
 
     @classmethod
     def load(cls, target: Location, storage_options: Mapping[str, Any] | None = None) -> Report:
-        """The report of the finished dataset at `target`, a folder or URL. storage_options: fsspec's.
+        """Reads the report of the finished dataset at `target`, a folder or URL. storage_options: options of fsspec.
 
-        Raises NotFound where there is none, InvalidCheckpoint where one of its files is damaged or not the one that the
-        manifest names.
+        Raises NotFound if there is no report, and InvalidCheckpoint if one of its files is damaged or is not the one
+        that the manifest names.
         """
         uri, storage = (
             location(target, "target"),
@@ -72,11 +73,11 @@ class Report(Displayed, ReportFigures):
         return cls.of(found.report, layers_at(store, manifest), found.evaluations)
 
     def to_pandas(self) -> pandas.DataFrame:
-        """A row a layer, of the columns of layers.parquet: layer_name, layer_type, shape, quant_type, params,
-        stored_nbytes, cosine, sqnr_db and so on.
+        """The content of layers.parquet, one row per layer, with the columns layer_name, layer_type, shape,
+        quant_type, params, stored_nbytes, cosine, sqnr_db and so on.
 
-        Raises MissingDependency where pandas is not installed, NotFound where layers.parquet was gone when the
-        report was read, InvalidCheckpoint where it is damaged.
+        Raises MissingDependency if pandas is not installed, NotFound if layers.parquet was gone when the report was
+        read, and InvalidCheckpoint if it is damaged.
         """
         try:
             import pandas  # noqa: F401 - so that it is this error
@@ -87,10 +88,10 @@ class Report(Displayed, ReportFigures):
         return parsed_layers(self._layers()).to_pandas()
 
     def save_html(self, path: str | os.PathLike[str]) -> None:
-        """Writes the report as one self-contained page to the file `path` of this machine, over what is there: the page
-        that `arrowquant report --html` makes.
+        """Writes the report as one self-contained page to the local file `path`, replacing an existing file. It is the
+        page that `arrowquant report --html` makes.
 
-        Raises StorageError where it cannot be written, InvalidConfig where `path` is a URL, InvalidCheckpoint where
+        Raises StorageError if the file cannot be written, InvalidConfig if `path` is a URL, and InvalidCheckpoint if
         layers.parquet is damaged.
         """
         from arrowquant_dist.report.page import report_page, save_page

@@ -1,7 +1,7 @@
-"""Tables and paragraphs within a terminal's width: no number and no word is torn apart.
+"""Fits tables into the width of a terminal, without breaking numbers or words.
 
-Of a table that is too wide, names are shortened in the middle and prose is folded first; then columns go, those that
-the table can do without first; what is still too wide is laid out as several tables, with the first column in each.
+If a table is too wide, names are first shortened in the middle and prose is wrapped. Then columns are dropped, in the
+order that the table gives. A table that is still too wide is split into several, each with the first column.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from arrowquant_dist.report.text import (
 from arrowquant_dist.report.view import Table
 
 GAP = "  "
-_NAME_SHARE = 0.45  # of the terminal, which a column of names keeps as long as another column can go
+_NAME_SHARE = 0.45  # of the terminal; names are narrowed further only once no other column can be dropped
 _LEAST_NAME = 16
 _LEAST_PROSE = 12
 
 
 @dataclass(frozen=True, slots=True)
 class ColumnWidth:
-    """widest: what it takes as it is. comfortable: what it is narrowed to before columns go. least: at all."""
+    """Widths of a column in characters. widest: width without any change. comfortable: width to which it is narrowed
+    before columns are dropped. least: smallest possible width."""
 
     widest: int
     comfortable: int
@@ -37,9 +38,9 @@ class ColumnWidth:
 
 
 def fitted(table: Table, width: int) -> tuple[Table, ...]:
-    """`table`, every line of which takes at most `width` characters: one, or several with the first column in each.
+    """`table` as one table, or as several that each have its first column, whose lines have at most `width` characters.
 
-    Cells are printable, and may have several lines.
+    The cells of the result are printable and may have several lines.
     """
     made = _printable(table)
     if not any(made.headers):
@@ -69,7 +70,8 @@ def _printable(table: Table) -> Table:
 
 
 def _facts(table: Table, width: int) -> Table:
-    """Labels as they are, values folded beside them; a long word among these, as a path, is shortened."""
+    """Fits a list of facts: labels are unchanged, and values are wrapped beside them. Long words in values, such as
+    paths, are shortened."""
     label = max((width_of(row[0]) for row in table.rows), default=0)
     room = max(width - label - 2 * len(GAP), _LEAST_NAME)
     rows = tuple((name, _fact(value, room)) for name, value in table.rows)
@@ -81,7 +83,7 @@ def _fact(value: str, width: int) -> str:
 
 
 def _cell(text: str, width: int) -> str:
-    """`text` folded at words, of which long ones are shortened in the middle."""
+    """`text` wrapped at words; long words are shortened in the middle."""
     words = [shortened_word(word, width) for word in unbreakable(text).split(" ")]
     return "\n".join(folded(" ".join(words), width))
 
@@ -116,8 +118,8 @@ def _is_path(word: str) -> bool:
 
 
 def _narrowed(table: Table, columns: Sequence[ColumnWidth], width: int) -> Table:
-    """Each column as wide as there is room for: all have what is comfortable, or the least, and the rest is shared out
-    from the left."""
+    """Makes columns as wide as there is room for. All get their comfortable width, or else the least; the room that is
+    left is given to the columns from left to right."""
     is_comfortable = _total(column.comfortable for column in columns) <= width
     widths = [column.comfortable if is_comfortable else column.least for column in columns]
     spare = width - _total(widths)
@@ -156,7 +158,7 @@ def _without(table: Table, header: str) -> Table:
 
 
 def _panels(table: Table, columns: Sequence[ColumnWidth], width: int) -> list[Table]:
-    """As many of the other columns beside the first as there is room for, at least one."""
+    """Splits a table into tables of the first column and as many of the others as there is room for, at least one."""
     groups: list[list[int]] = [[]]
     for index in range(1, len(columns)):
         taken = [columns[0].least, *(columns[other].least for other in (*groups[-1], index))]

@@ -1,4 +1,4 @@
-"""What the datasets of a comparison are called: a letter on pictures, and the part of their names that differs."""
+"""What the datasets of a comparison are called: a letter on pictures, and their names without the common folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from arrowquant_dist.report.reported import Reported
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """short: of `name`, without the folder that all of them are in."""
+    """What a dataset is called. letter: its letter on pictures. name: its full name. short: its name without the folder
+    that all datasets of the comparison share."""
 
     letter: str
     name: str
@@ -18,7 +19,7 @@ class Heading:
 
 
 def headings(datasets: Sequence[Reported]) -> tuple[Heading, ...]:
-    """In the order of the datasets: A, B, … Z, AA, AB …"""
+    """A heading for each dataset, in their order, with the letters A, B, … Z, AA, AB …"""
     names = [one.name for one in datasets]
     folder = common_folder(names)
     return tuple(
@@ -28,7 +29,7 @@ def headings(datasets: Sequence[Reported]) -> tuple[Heading, ...]:
 
 
 def common_folder(names: Sequence[str]) -> str:
-    """What all names begin with, up to a slash; empty where that is nothing."""
+    """The folder that all names begin with, including its last slash; empty if there is none."""
     parts = [name.split("/") for name in names]
     shared = 0
     while all(len(own) > shared + 1 and own[shared] == parts[0][shared] for own in parts):

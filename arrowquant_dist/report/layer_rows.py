@@ -1,4 +1,4 @@
-"""The figures of all layers, as pages and pictures take them: of a run, or read back from layers.parquet."""
+"""The figures of all layers in the form that pages and pictures use, from a run or read back from layers.parquet."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ LAYERS_PATH = "report/layers.parquet"
 
 @dataclass(frozen=True, slots=True)
 class LayerRow:
-    """One layer. cosine, mse, max_error: None where nothing was measured; sqnr_db also where nothing was lost."""
+    """The figures of one layer, which are columns of layers.parquet. cosine, mse, max_error: None if they were not
+    measured. sqnr_db: None if it was not measured or nothing was lost."""
 
     layer_name: str
     layer_type: str
@@ -53,22 +54,22 @@ class LayerRow:
 
     @property
     def keeps_codes(self) -> bool:
-        """Whether its codes are the source's, so that its error is not known."""
+        """Whether the layer has the codes of its source, so that its error is not known."""
         return self.method == SOURCE
 
     @property
     def noise_db(self) -> float | None:
-        """The SQNR of a layer whose codes are not the source's own, and that lost something."""
+        """The SQNR of a quantized layer; None if it has the codes of its source, or nothing was lost."""
         return self.sqnr_db if self.is_quantized and not self.keeps_codes else None
 
     @property
     def stored_bits(self) -> float | None:
-        """Stored bits a value, scales included; None of an empty layer."""
+        """Stored bits per value, scales included; None for an empty layer."""
         return 8 * self.stored_nbytes / self.params if self.params else None
 
     @property
     def groups(self) -> str:
-        """What shares a scale: `groups of 128`, `rows` or `the layer`; empty where there are no scales."""
+        """What shares a scale: `groups of 128`, `rows` or `the layer`; empty for a layer that is not quantized."""
         if not self.is_quantized:
             return ""
         if self.group_size:
@@ -77,7 +78,7 @@ class LayerRow:
 
 
 def measured_rows(layers: Sequence[LayerMetrics]) -> tuple[LayerRow, ...]:
-    """Of a run that just finished."""
+    """The rows of the layers of a run that has just finished."""
     return tuple(_row(layer) for layer in layers)
 
 
@@ -104,14 +105,14 @@ def _row(layer: LayerMetrics) -> LayerRow:
 
 
 def load_layer_rows(uri: Location, storage: Storage = DEFAULT_STORAGE) -> tuple[LayerRow, ...] | None:
-    """Those of the finished dataset at `uri`, or of what somebody has copied of one; None where layers.parquet is not
-    there. InvalidCheckpoint where it is damaged, or not the one that the manifest names."""
+    """The rows of the finished dataset at `uri`, or of a copy of some of its files; None if layers.parquet is missing.
+    Raises InvalidCheckpoint if it is damaged or is not the one that the manifest names."""
     store = open_store(location(uri, "uri"), storage)
     return layer_rows_at(store, _manifest(store))
 
 
 def layer_rows_at(store: Store, manifest: Manifest | None) -> tuple[LayerRow, ...] | None:
-    """The same of the dataset at `store` that has this manifest; None: of a copy without one."""
+    """As `load_layer_rows`, for the dataset at `store`. manifest: its manifest; None for a copy without one."""
     content = layers_at(store, manifest)
     if content is None:
         return None
@@ -122,14 +123,14 @@ def layer_rows_at(store: Store, manifest: Manifest | None) -> tuple[LayerRow, ..
 
 
 def load_layers(uri: Location, storage: Storage = DEFAULT_STORAGE) -> bytes | None:
-    """The bytes of the same layers.parquet; None where it is not there. InvalidCheckpoint where it is not the one that
-    the manifest names."""
+    """The bytes of the layers.parquet of the dataset at `uri`; None if it is missing. Raises InvalidCheckpoint if it is
+    not the one that the manifest names."""
     store = open_store(location(uri, "uri"), storage)
     return layers_at(store, _manifest(store))
 
 
 def layers_at(store: Store, manifest: Manifest | None) -> bytes | None:
-    """The same of the dataset at `store` that has this manifest; None: of a copy without one."""
+    """As `load_layers`, for the dataset at `store`. manifest: its manifest; None for a copy without one."""
     said = named_file(manifest, LAYERS_PATH) if manifest is not None else None
     try:
         return read_named(store, said.path if said is not None else LAYERS_PATH, said, "layers")
@@ -145,14 +146,14 @@ def _manifest(store: Store) -> Manifest | None:
 
 
 def parsed_rows(content: bytes) -> tuple[LayerRow, ...]:
-    """Of the file's bytes. InvalidCheckpoint."""
+    """The rows in the bytes of layers.parquet. Raises InvalidCheckpoint if they are damaged."""
     columns: dict[str, list[Any]] = parsed_layers(content, _names()).to_pydict()
     columns["shape"] = list(map(tuple, columns["shape"]))
     return tuple(LayerRow(*values) for values in zip(*columns.values(), strict=True))
 
 
 def parsed_layers(content: bytes, names: Sequence[str] = tuple(LAYERS_SCHEMA.names)) -> pa.Table:
-    """These columns of the file's bytes. InvalidCheckpoint."""
+    """The columns `names` in the bytes of layers.parquet. Raises InvalidCheckpoint if they are damaged."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,7 +1,8 @@
-"""All layers as one line of JSON for the page's table, which draws of them what is seen (templates/layers.js).
+"""All layers as one line of JSON for the page's table, of which a script draws the visible rows (templates/layers.js).
 
-Columns, not rows; a name is what it shares with the one before and the rest, and words that come again and again stand
-once: 10,000 layers take about half a megabyte.
+The JSON is small: 10,000 layers take about half a megabyte. It has columns instead of rows. A name is stored as the
+number of characters that it shares with the one before, and the rest; in the other columns each different word is
+stored only once.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from arrowquant_dist.report import text
 from arrowquant_dist.report.layer_rows import LayerRow
 from arrowquant_dist.report.text import printable
 
-# Key and title, in the order of the table.
+# (key, title) of each column, in the order of the table.
 LAYER_COLUMNS: tuple[tuple[str, str], ...] = (
     ("name", "layer"),
     ("type", "type"),
@@ -28,7 +29,7 @@ LAYER_COLUMNS: tuple[tuple[str, str], ...] = (
     ("error", "max error"),
 )
 
-# Titles, and what stands below them.
+# (titles of columns, what these columns contain).
 LAYER_MEANINGS: tuple[tuple[str, str], ...] = (
     (
         "stored as",
@@ -53,8 +54,8 @@ LAYER_MEANINGS: tuple[tuple[str, str], ...] = (
 
 
 def layer_data(rows: Sequence[LayerRow]) -> str:
-    """JSON that is inert within a script element: no `<`, `>` or `&`, nothing but ASCII. Names are as `printable` has
-    them."""
+    """JSON that is inert within a script element, as it is ASCII without `<`, `>` and `&`. Names are escaped by
+    `printable`."""
     shared, rests = _front_coded([printable(row.layer_name) for row in rows])
     columns = {
         "shared": _figures(shared, str),
@@ -73,7 +74,8 @@ def layer_data(rows: Sequence[LayerRow]) -> str:
 
 
 def stored_as(row: LayerRow) -> str:
-    """`int4 mse g128`, or `rows` or `layer` for what shares a scale; of a kept layer why it is kept: `none: 1-D`."""
+    """How a layer is stored: `int4 mse g128`, with `rows` or `layer` in place of `g128` where these share a scale. For
+    a kept layer also why it is kept: `none: 1-D`."""
     if not row.is_quantized:
         return f"{row.quant_type}: {row.kept_reason}" if row.kept_reason else row.quant_type
     shares = f"g{row.group_size}" if row.group_size else "rows" if row.quant_axis == 0 else "layer"
@@ -81,8 +83,8 @@ def stored_as(row: LayerRow) -> str:
 
 
 def _front_coded(names: Sequence[str]) -> tuple[list[int], list[str]]:
-    """How many characters each shares with the one before, and the rest. Names with characters that JavaScript counts
-    as two share none."""
+    """The number of characters that each name shares with the one before, and the rest of each name. Names that are not
+    ASCII share none, because JavaScript counts some characters as two."""
     shared, rests = [], []
     before = ""
     for name in names:
@@ -97,7 +99,7 @@ def _front_coded(names: Sequence[str]) -> tuple[list[int], list[str]]:
 
 
 def _words(values: Iterable[str]) -> str:
-    """[the different ones, the index of each]."""
+    """JSON of [the different values, the index of each value among these]."""
     known: dict[str, int] = {}
     indices = [known.setdefault(value, len(known)) for value in values]
     return f"[{_strings(printable(value) for value in known)},{_figures(indices, str)}]"

@@ -1,4 +1,4 @@
-"""layers.parquet: the metrics, a row per layer."""
+"""Writes layers.parquet: the metrics of all layers, one row per layer."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ _FIGURES = ("cosine", "precision_loss", "mse", "sqnr_db", "max_error")
 
 
 def layers_parquet(layers: Sequence[LayerMetrics], run: str = "") -> bytes:
-    """The file's bytes. Figures are null where a layer has none, sqnr_db where nothing was lost, and non_finite where
-    all values are numbers; else it counts those that aren't, such as `3 NaN, 1 -inf`.
+    """The file's bytes. Figures that a layer does not have are null, and so is sqnr_db if nothing was lost. non_finite
+    counts the values that are not finite, such as `3 NaN, 1 -inf`; it is null if all are finite.
 
-    run: the run's id, for the schema's metadata.
+    run: the run's id, which goes into the schema's metadata.
     """
     measured = [
         layer.errors if layer.errors is not None and is_measured(layer.errors) else None for layer in layers

@@ -1,5 +1,7 @@
-"""What is at a target, for pages and comparisons, by one look at its manifest. Raises what `load_report` and its like
-raise."""
+"""Loads what pages and comparisons need from a target, and reads its manifest only once.
+
+The functions raise what `load_report`, `load_evaluations` and `load_layer_rows` raise.
+"""
 
 from __future__ import annotations
 
@@ -17,19 +19,19 @@ from arrowquant_dist.target.manifest import Manifest
 
 
 def load_reported(uri: str, storage: Storage = DEFAULT_STORAGE) -> Reported:
-    """All that is known."""
+    """Loads the report, the evaluations and the layers of the dataset at `uri`."""
     store = open_store(uri, storage)
     manifest = manifest_at(store)
     return replace(figures_at(uri, store, manifest), layers=layer_rows_at(store, manifest))
 
 
 def load_figures(uri: str, storage: Storage = DEFAULT_STORAGE) -> Reported:
-    """All but the layers."""
+    """Loads the report and the evaluations of the dataset at `uri`, without the layers."""
     store = open_store(uri, storage)
     return figures_at(uri, store, manifest_at(store))
 
 
 def figures_at(uri: str, store: Store, manifest: Manifest | None) -> Reported:
-    """The same of the dataset at `store`, which is called `uri`, with the manifest that `manifest_at` found there."""
+    """As `load_figures`, for the dataset at `store`. uri: what to call it. manifest: what `manifest_at` returned."""
     evaluations = read_evaluations(store, manifest) if manifest is not None else ()
     return Reported(redact(uri), report_at(store, manifest), evaluations)

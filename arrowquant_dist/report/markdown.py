@@ -17,7 +17,7 @@ _SPECIAL = re.compile(r"([\\`*_\[\]|~#!])")
 
 
 def report_markdown(report: ReportFigures) -> str:
-    """The whole report, ending with a newline."""
+    """The whole report as Markdown, ending with a newline."""
     blocks = ["# Quantization report", f"> **{escaped(view.WEIGHT_COSINE_NOTE)}**"]
     for table in view.tables(report):
         blocks += [f"## {escaped(table.title)}", table_markdown(table)]
@@ -29,7 +29,7 @@ def report_markdown(report: ReportFigures) -> str:
 
 
 def document_markdown(document: Document) -> str:
-    """Any other report, by its parts; without what only pages show. Ends with a newline."""
+    """Any other report as Markdown, without what only pages show. Ends with a newline."""
     blocks = [f"# {escaped(document.title)}", escaped(document.lead)]
     for part in document.shown_parts:
         blocks += [f"## {escaped(part.title)}", *map(escaped, part.said)]
@@ -52,7 +52,7 @@ def cell(value: str) -> str:
 
 
 def name(value: str) -> str:
-    """A layer's name as code; one that is not plain as character references, which no Markdown acts on."""
+    """A layer's name as code. Special characters become character references, which Markdown does not act on."""
     shown = printable(value)
     if _PLAIN_NAME.fullmatch(shown):
         return f"`{shown}`"
@@ -61,13 +61,13 @@ def name(value: str) -> str:
 
 
 def escaped(value: str) -> str:
-    """Text that Markdown and HTML leave as it is."""
+    """Text escaped so that Markdown and HTML show it as it is."""
     inert = printable(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _SPECIAL.sub(r"\\\1", inert)
 
 
 def code_block(lines: Sequence[str]) -> str:
-    """Lines as a code block, indented: no content of theirs can end it."""
+    """Lines as an indented code block, which nothing in the lines can end."""
     return "\n".join(f"    {printable(line)}" for line in lines)
 
 

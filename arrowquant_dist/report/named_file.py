@@ -1,4 +1,4 @@
-"""Files of a target's `report/` that its manifest names."""
+"""Reads files in the `report/` of a target and compares them with what the manifest says about them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ WRITE_AGAIN = "write it again with `quantize --overwrite`"
 
 
 def named_file(manifest: Manifest, path: str) -> StoredFile | None:
-    """What the manifest says of the file that is at `path` in a finished run: by its name, wherever it lies."""
+    """The manifest's entry for the file that a finished run has at `path`. It is found by its name, in any folder."""
     named = {PurePosixPath(file.path).name: file for file in manifest.report}
     return named.get(PurePosixPath(path).name)
 
 
 def read_named(store: Store, path: str, said: StoredFile | None, what: str) -> bytes:
-    """The content of the file at `path`. said: what the manifest says of it, if anything. what: `report`.
+    """The content of the file at `path`. said: the manifest's entry for it, if there is one. what: what to call the
+    file in the error, such as `report`.
 
-    Raises NotFound, and InvalidCheckpoint where it is another one.
+    Raises NotFound if the file is missing, and InvalidCheckpoint if it is not the one that the manifest names.
     """
     content = store.read(path)
     if said is not None and StoredFile.of(path, content) != said:

@@ -1,6 +1,6 @@
 """Reports as self-contained HTML pages: nothing loaded, everything escaped, no script but the package's own.
 
-The page's policy names that script and the style by their hashes, so nothing else runs, whatever a name got past the
+The page's policy allows that script and the style by their hashes. So nothing else runs, even if some name got past the
 escaping.
 """
 
@@ -45,8 +45,8 @@ _TEMPLATES = Path(__file__).parent / "templates"
 def report_page(
     report: ReportFigures, evaluations: Sequence[Evaluation] = (), layers: Sequence[LayerRow] | None = None
 ) -> str:
-    """One report as a page. evaluations: of its dataset. layers: all of them; None where they are not known any
-    more."""
+    """The page of one report. evaluations: evaluations of its dataset. layers: figures of all its layers; None if they
+    are not known."""
     from markupsafe import Markup
 
     rows = layers or ()
@@ -82,7 +82,7 @@ def report_page(
 
 
 def comparison_page(datasets: Sequence[Reported]) -> str:
-    """Datasets side by side, in their order."""
+    """The page that shows datasets side by side, in their order."""
     template = _environment().get_template("compare.html.j2")
     return template.render(
         note=view.WEIGHT_COSINE_NOTE,
@@ -95,12 +95,12 @@ def comparison_page(datasets: Sequence[Reported]) -> str:
 
 
 def document_page(document: Document) -> str:
-    """Any other report, by its parts."""
+    """The page of any other report, made from its parts."""
     return _environment().get_template("document.html.j2").render(document=document)
 
 
 def save_page(file: Path, page: str) -> None:
-    """Writes `page` to `file`. StorageError where that is not possible."""
+    """Writes `page` to `file`. Raises StorageError if that fails."""
     try:
         file.write_text(page, encoding="utf-8")
     except OSError as error:
@@ -111,7 +111,7 @@ def save_page(file: Path, page: str) -> None:
 
 @cache
 def _environment() -> Environment:
-    """One for all pages of a process, since it keeps the compiled templates: to compile them takes 30 ms a page."""
+    """One environment for all pages of a process: it keeps the compiled templates, and compiling them takes 30 ms."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -136,7 +136,7 @@ def _environment() -> Environment:
 
 
 def _prose(said: str) -> Markup:
-    """A sentence: numbers stay with their units, and what is between backticks is code."""
+    """Text as HTML. Numbers are not separated from their units, and text between backticks becomes code."""
     from markupsafe import Markup, escape
 
     parts = [escape(part) for part in text.unbreakable(printable(said)).split("`")]
@@ -147,10 +147,10 @@ def _prose(said: str) -> Markup:
 
 
 def _source(content: str) -> str:
-    """What a policy calls this content."""
+    """The source expression by which a content security policy allows this content."""
     return f"'sha256-{b64encode(sha256(content.encode()).digest()).decode()}'"
 
 
 def _finalize(value: Any) -> Any:
-    """No control character gets onto the page. What is Markup already came through here."""
+    """Escapes control characters, so that none gets onto the page. Markup has been through here already."""
     return printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value

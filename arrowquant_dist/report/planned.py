@@ -1,4 +1,4 @@
-"""A plan before it runs, as tables: what `--dry-run` prints."""
+"""A plan as the tables that `--dry-run` prints before anything runs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from arrowquant_dist.report.view import Table
 
 
 def plan_tables(summary: PlanSummary) -> tuple[Table, ...]:
-    """Totals, every layer with what decides how it is stored, those with equal names but for numbers in one line, the
-    types, and whose codes are the source's own."""
+    """Tables of the totals, of the layers with the rules that decide how they are stored, of the quantization types,
+    and of the layers that keep the codes of the source. Layers whose names differ only in block numbers share a row."""
     every = (_totals(summary), _layers(summary), _types(summary), _codes(summary))
     return tuple(table for table in every if table.rows)
 

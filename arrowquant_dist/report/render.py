@@ -1,4 +1,4 @@
-"""The files of a target's `report/`, and the way back from them."""
+"""Writes the files of a target's `report/` and reads the report back."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REPORT_PATHS = (REPORT_PATH, "report/report.md", "report/report.html", LAYERS_PA
 def render(report: ReportFigures, layers: Sequence[LayerMetrics], run: str = "") -> dict[str, bytes]:
     """{path under the target: content} of report.json, report.md, report.html and layers.parquet.
 
-    run: the run's id, which is in each of them, so that one of another run is not taken for this one's.
+    run: the run's id. It is written into each file, so that a file of another run is not mistaken for this one's.
     """
     mark = f"<!-- arrowquant.run {run} -->\n"
     return {
@@ -41,16 +41,18 @@ def render(report: ReportFigures, layers: Sequence[LayerMetrics], run: str = "")
 
 
 def report_json(report: ReportFigures, run: str = "") -> bytes:
-    """UTF-8 JSON, indented, never NaN or Infinity, ending with a newline. run: as `run_id` beside the report's own."""
+    """The report as indented UTF-8 JSON without NaN or Infinity, ending with a newline. run: the run's id, written as
+    `run_id`; left out if it is empty."""
     values = report.to_dict() | ({"run_id": run} if run else {})
     return json.dumps(values, indent=2, allow_nan=False).encode() + b"\n"
 
 
 def load_report(uri: Location, storage: Storage = DEFAULT_STORAGE) -> ReportFigures:
-    """The report of the finished dataset at `uri`, or of what somebody has copied of one.
+    """The report of the finished dataset at `uri`, or of a copy of some of its files.
 
-    Raises NotFound where there is none (nothing there, or the run did not finish), InvalidCheckpoint where
-    report.json or the manifest is damaged or of another version, or is not the one that the manifest names.
+    Raises NotFound if there is no report (nothing is there, or the run did not finish), and InvalidCheckpoint if
+    report.json or the manifest is damaged or of another version, or if report.json is not the one that the manifest
+    names.
     """
     check_storage(storage)
     store = open_store(location(uri, "uri"), storage)
@@ -58,8 +60,10 @@ def load_report(uri: Location, storage: Storage = DEFAULT_STORAGE) -> ReportFigu
 
 
 def manifest_at(store: Store) -> Manifest | None:
-    """That of the finished dataset at `store`; None where there is none, as beside what somebody has copied of one.
-    InvalidCheckpoint where it is damaged, IncompleteDataset where it is left of a run that another one replaces."""
+    """The manifest of the finished dataset at `store`; None if there is none, such as in a copy of some of its files.
+
+    Raises InvalidCheckpoint if it is damaged, and IncompleteDataset if it was left by a run that another one replaces.
+    """
     try:
         manifest = Manifest.read(store)
     except CorruptWeights as error:
@@ -71,13 +75,13 @@ def manifest_at(store: Store) -> Manifest | None:
 
 
 def report_at(store: Store, manifest: Manifest | None) -> ReportFigures:
-    """As `load_report`. manifest: of what is there, as `manifest_at` found it."""
+    """As `load_report`, for the dataset at `store`. manifest: what `manifest_at` returned."""
     return _report_without_manifest(store) if manifest is None else read_report(store, manifest)
 
 
 def _report_without_manifest(store: Store) -> ReportFigures:
-    """Of what somebody has copied. NotFound says what is there instead."""
-    # Beside a plan, what lies there may be another run's.
+    """The report in a copy of some files of a dataset. Raises NotFound, which says what is there instead."""
+    # A report beside a plan may belong to another run.
     if store.has_file(MANIFEST_PATH) or store.has_file(PLAN_PATH):
         raise _no_report(store.url(REPORT_PATH))
     refuse_export(store)
@@ -95,13 +99,13 @@ def _report_without_manifest(store: Store) -> ReportFigures:
 
 
 def read_report(store: Store, manifest: Manifest) -> ReportFigures:
-    """As `load_report`, of the dataset at `store` that has this manifest."""
+    """As `load_report`, for the dataset at `store` that has this manifest."""
     said = named_file(manifest, REPORT_PATH)
     return _read(store, REPORT_PATH) if said is None else _read(store, said.path, said)
 
 
 def _read(store: Store, path: str, said: StoredFile | None = None) -> ReportFigures:
-    """said: what the manifest says of it."""
+    """Reads a report. said: the manifest's entry for the file, if there is one."""
     try:
         content = read_named(store, path, said, "report")
     except NotFound as error:

@@ -1,4 +1,4 @@
-"""All that is known of a finished dataset without its weights: its report, its layers, and what was evaluated."""
+"""What is known about a finished dataset without reading its weights: its report, its layers and its evaluations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from arrowquant_dist.report.layer_rows import LayerRow
 
 @dataclass(frozen=True, slots=True)
 class Reported:
-    """name: what it goes by, safe to show. layers: None where they were not read, or layers.parquet is not there."""
+    """A dataset and what was reported about it. name: what to call the dataset, safe to show. layers: figures of all
+    layers; None if they were not read or layers.parquet is missing."""
 
     name: str
     report: ReportFigures

@@ -1,4 +1,4 @@
-"""One figure of the weights that datasets of one model can be compared by, whatever each of them keeps."""
+"""One error of the weights by which datasets of the same model can be compared, even if they keep different layers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from arrowquant_dist.report.reported import Reported
 
 
 def shared_sqnr(datasets: Sequence[Reported]) -> list[float | None]:
-    """The SQNR of each in dB, over the layers that any of them quantizes, so that what one keeps counts for it.
+    """The SQNR of each dataset in dB, over all layers that at least one of them quantizes. So a dataset that keeps some
+    of these layers gets credit for it.
 
-    10·log10(Σw² / Σe²), Σe² as the layer's MSE times its values, Σw² from that and the SQNR of whichever dataset
-    quantized it. Infinite where nothing is lost, None where the error of one of these layers is not known.
+    It is 10·log10(Σw² / Σe²). Σe² of a layer is its MSE times its number of values. Σw² follows from Σe² and the SQNR,
+    both of the first dataset that quantized the layer with a loss. Infinite if nothing is lost, None if the error of
+    one of these layers is not known.
     """
     energies: dict[str, float] = {}
     for one in datasets:
@@ -36,12 +38,12 @@ def _sqnr(rows: Sequence[LayerRow], energies: dict[str, float], signal: float) -
 
 
 def energy(row: LayerRow) -> float | None:
-    """Σw² of the original weights, of a layer that lost something."""
+    """Σw² of a layer's original weights; None if nothing was lost or its error is not known."""
     if row.noise_db is None or row.mse is None:
         return None
     return row.mse * row.params * 10 ** (row.noise_db / 10)
 
 
 def _error(row: LayerRow) -> float | None:
-    """Σe². Of codes that are the source's own it is not known."""
+    """Σe² of a layer; None if it is not known, as for codes that are the source's own."""
     return row.mse * row.params if row.mse is not None and not row.keeps_codes else None

@@ -1,6 +1,6 @@
-"""Tables for the terminal, within its width, and plain aligned lines of any width for pipes and files.
+"""Tables that fit the width of a terminal; for pipes and files, plain aligned lines of any width.
 
-No text is taken for markup, and no control character of a name gets through.
+Text is never interpreted as markup, and control characters in names are escaped.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from arrowquant_dist.report.view import Table
 
 
 def print_report(out: TextIO, report: ReportFigures, evaluations: Sequence[Evaluation] = ()) -> None:
-    """The essentials, sizes by layer type, the cosine's distribution, and what it does not say; then what does, where
-    the dataset was evaluated."""
+    """Prints the essentials, the sizes by layer type, the distribution of the weight cosine and what that does not
+    tell; then the evaluations of the outputs, if there are any, and the notes."""
     print_table(out, view.essentials(report))
     print_table(out, view.layer_types(report))
     if report.accuracy is not None:
@@ -38,7 +38,7 @@ def print_report(out: TextIO, report: ReportFigures, evaluations: Sequence[Evalu
 
 
 def print_table(out: TextIO, table: Table) -> None:
-    """A titled table; one without headers is a list of facts."""
+    """Prints a table with its title. A table without headers is a list of facts."""
     if not out.isatty():
         out.writelines(f"{line}\n" for line in _plain_lines(table))
         return
@@ -49,13 +49,13 @@ def print_table(out: TextIO, table: Table) -> None:
 
 
 def print_text(out: TextIO, text: str) -> None:
-    """One paragraph; folded at words by a terminal's width."""
+    """Prints one paragraph, on a terminal wrapped at words to its width."""
     lines = folded(printable(text), terminal_width(out)) if out.isatty() else [printable(text)]
     out.writelines(f"{line}\n" for line in lines)
 
 
 def print_notes(out: TextIO, notes: Sequence[str], lines: int) -> None:
-    """Each in full, but on a terminal: there its beginning, in a line a note, and no more of these than `lines`."""
+    """Prints notes in full, but on a terminal only the beginning of each: a line per note and at most `lines` lines."""
     if not out.isatty():
         for note in notes:
             print_text(out, f"note: {note}")
@@ -68,7 +68,7 @@ def print_notes(out: TextIO, notes: Sequence[str], lines: int) -> None:
 
 
 def _beginning(text: str, width: int) -> str:
-    """As many words as there is room for."""
+    """As many words of `text` as fit into `width`, with an ellipsis if some are left out."""
     lines = folded(text, width)
     if len(lines) == 1:
         return lines[0]
@@ -77,12 +77,13 @@ def _beginning(text: str, width: int) -> str:
 
 
 def print_command(out: TextIO, what: str, words: Sequence[str]) -> None:
-    """`what: words`, to be copied: where a terminal is too narrow the shell reads its lines as one."""
+    """Prints the command `what: words` to be copied. In a terminal that is too narrow for it, lines end with a
+    backslash, so that the shell reads them as one."""
     line, lines = f"{what}: {words[0]}", list[str]()
     width = terminal_width(out) if out.isatty() else None
     quoted = re.sub(
         r"(?<=\0)(--[\w-]+)\0", r"\1 ", "\0".join(map(shlex.quote, words))
-    )  # an option and its value
+    )  # an option and its value stay together
     for word in quoted.split("\0")[1:]:
         if width is not None and width_of(f"{line} {word} \\") > width:
             lines.append(f"{line} \\")
@@ -93,7 +94,7 @@ def print_command(out: TextIO, what: str, words: Sequence[str]) -> None:
 
 
 def _drawn_lines(table: Table) -> Iterator[str]:
-    """Of cells that are printable and fit."""
+    """The lines of a table for a terminal. Its cells must be printable and must fit."""
     headed = [table.headers] if any(table.headers) else []
     widths = [max(map(width_of, column)) for column in zip(*headed, *table.rows, strict=True)]
     for row in headed:

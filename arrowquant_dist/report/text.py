@@ -1,4 +1,4 @@
-"""Figures and names as people read them."""
+"""Formats figures and names for people to read."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Literal, Self, TextIO
 
 MISSING = "–"
-NO_BREAK = "\xa0"  # a space at which nothing is folded
-# A number and its unit, and the sizes of a shape, which a line break would tear apart.
+NO_BREAK = "\xa0"  # a space at which lines are not wrapped
+# Spaces at which a line must not break: between a number and its unit, and between the sizes of a shape.
 _TOGETHER = re.compile(
     r"(?<=\d) (?=(?:[kMGTP]?B|[kMGTP]|params|s|ms|min|h|%|dB|bits?|×|"
     r"(?:layer|row|object|shard|worker|node|text|token)s?)(?![\w]))|(?<=[×<>≥≤]) (?=\d)|(?<=\dth) (?=percentile)"
@@ -22,13 +22,13 @@ Form = Callable[[float | None], str]
 
 
 class LayerName(str):
-    """A name from a checkpoint: anything may be in it, so each output form quotes it in its own way."""
+    """A name from a checkpoint. It may contain anything, so each output format quotes it in its own way."""
 
     __slots__ = ()
 
 
 class Verdict(str):
-    """A word that judges. tone: `good`, `look`, `bad` or `open`, which pages show as a colour."""
+    """A word that states a verdict. tone: `good`, `look`, `bad` or `open`, which pages show as a colour."""
 
     __slots__ = ("tone",)
     tone: str
@@ -42,10 +42,10 @@ class Verdict(str):
 def printable(text: str) -> str:
     """`text` on one line, with control, format (bidi) and line-breaking characters escaped.
 
-    What a terminal would act on never reaches it raw; a lone surrogate is escaped too, as it cannot
-    be encoded.
+    So a terminal never gets anything that it would act on. Lone surrogates are escaped too, because they cannot be
+    encoded.
     """
-    if text.isprintable():  # which nothing of the above is
+    if text.isprintable():  # none of the characters above is printable
         return str(text)
     return "".join(_escaped(character) for character in text)
 
@@ -75,7 +75,7 @@ def _scaled(value: float, units: tuple[str, ...]) -> str:
 
 
 def bits(nbytes: int, params: int) -> str:
-    """How many a value takes."""
+    """Bits per value: `4.50 bits`."""
     return f"{8 * nbytes / params:.2f} bits"
 
 
@@ -114,7 +114,7 @@ def whole_seconds(value: int) -> str:
 
 
 def rate(value: float | None, unit: str) -> str:
-    """`value` a second: unit `B` for bytes, `params` for values."""
+    """A rate per second. unit: `B` for bytes, or the unit of a count, such as `params`."""
     if value is None:
         return MISSING
     return f"{nbytes(value)}/s" if unit == "B" else f"{params(value)} {unit}/s"
@@ -125,12 +125,12 @@ def shape(dimensions: tuple[int, ...]) -> str:
 
 
 def unbreakable(text: str) -> str:
-    """`text` with a no-break space wherever a number goes with what comes after it."""
+    """`text` with no-break spaces where a line must not break, such as between a number and its unit."""
     return _TOGETHER.sub(NO_BREAK, text)
 
 
 def width_of(text: str) -> int:
-    """Columns that a terminal takes for its longest line."""
+    """Number of terminal columns that the longest line of `text` takes."""
     if text.isascii() and "\n" not in text:
         return len(text)
     from rich.cells import cell_len
@@ -139,16 +139,16 @@ def width_of(text: str) -> int:
 
 
 def shortened_names(names: Sequence[str], width: int) -> list[str]:
-    """`names`, those that are longer than `width` without some of their middle: `encoder…0.attention.self.key.weight`;
-    without their beginning instead where fewer of them look alike then."""
+    """`names`, of which those longer than `width` are shortened in the middle: `encoder…0.attention.self.key.weight`.
+    They are shortened at the beginning instead if fewer of them look alike then."""
     every = [[shortened_word(name, width, keep) for name in names] for keep in ("begin", "end")]
     return max(every, key=lambda made: len({*made}))
 
 
 def shortened_word(word: str, width: int, keep: Literal["begin", "end"] = "begin") -> str:
-    """`word`, or where it takes more than `width` its beginning and end: of a path or dotted name whole parts, numbers
-    among them, which tell blocks of a model apart. keep: `end` goes without the beginning rather than with one part of
-    the end alone, or none."""
+    """`word`, or its beginning and end if it takes more than `width` columns. Of a path or dotted name whole parts are
+    left out, but the numbers of a name are kept, because they tell blocks of a model apart. keep: `begin` keeps the
+    first part if possible; `end` rather leaves it out than keep only one part of the end, or none."""
     if width_of(word) <= width:
         return word
     separator = "/" if "/" in word else "."
@@ -166,7 +166,7 @@ def shortened_word(word: str, width: int, keep: Literal["begin", "end"] = "begin
 
 
 def _without_middle(parts: Sequence[str], head: int, tail: int, separator: str) -> str:
-    """The first `head` and the last `tail` of `parts`, and of a name the numbers between them."""
+    """The first `head` and the last `tail` of `parts`; in a dotted name also the numbers and stars between them."""
     mark = f"{separator}{_ELLIPSIS}{separator}" if separator == "/" else _ELLIPSIS
     middle = [
         part
@@ -182,29 +182,29 @@ def _without_middle(parts: Sequence[str], head: int, tail: int, separator: str) 
 
 
 def _cut(word: str, width: int) -> str:
-    """A third of the room for the beginning; the end tells more."""
+    """The beginning and end of a word. The beginning gets only a third of the room, because the end tells more."""
     begin = max((width - 1) // 3, 0)
     end = max(width - 1 - begin, 0)
     made = f"{word[:begin]}{_ELLIPSIS}{word[len(word) - end :]}"
-    while width_of(made) > width and end > 0:  # of characters that take two columns
+    while width_of(made) > width and end > 0:  # if characters take two columns
         end -= 1
         made = f"{word[:begin]}{_ELLIPSIS}{word[len(word) - end :]}"
     return made
 
 
 def folded(text: str, width: int) -> list[str]:
-    """Lines of at most `width` characters; a number stays with its unit. A word that is longer, as a path may be, has
-    a line of its own: shortened it would be no path any more."""
+    """`text` wrapped to lines of at most `width` characters; numbers are not separated from their units. A longer word,
+    such as a path, gets a line of its own and is not shortened, since a shortened path would be useless."""
     wrapped = textwrap.wrap(unbreakable(text), max(width, 1), break_long_words=False, break_on_hyphens=False)
     return [line.replace(NO_BREAK, " ") for line in wrapped] or [""]
 
 
 def terminal_width(out: TextIO) -> int:
-    """Columns of the terminal that `out` is: what COLUMNS says, else what the terminal itself does."""
+    """Number of columns of the terminal `out`, from the variable COLUMNS or else from the terminal itself."""
     said = os.environ.get("COLUMNS", "")
     if said.isdecimal() and int(said):
         return int(said)
     try:
         return os.get_terminal_size(out.fileno()).columns or _USUAL_WIDTH
-    except (OSError, ValueError):  # ValueError: no file at all, or one that is closed
+    except (OSError, ValueError):  # ValueError: `out` has no file descriptor, or is closed
         return _USUAL_WIDTH

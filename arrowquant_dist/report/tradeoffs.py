@@ -1,4 +1,4 @@
-"""What datasets take against how good they are: a picture by their weights, and one for each set of texts."""
+"""Pictures of the size of datasets against their quality: one by error of weights, and one for each set of texts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from arrowquant_dist.report.unlike import unlike
 
 
 def tradeoffs(datasets: Sequence[Reported]) -> tuple[Picture, ...]:
-    """Those with at least two datasets on them, outputs first; none where they are not of one model."""
+    """Pictures that show at least two datasets, those of outputs first; none if the datasets are not of one model."""
     if unlike(datasets):
         return ()
     found = [_outputs(datasets, digest, name) for digest, name in output_texts(datasets).items()]
@@ -25,7 +25,7 @@ def tradeoffs(datasets: Sequence[Reported]) -> tuple[Picture, ...]:
 
 
 def _outputs(datasets: Sequence[Reported], digest: str, name: str) -> Picture | None:
-    """By the first figure of which more is better."""
+    """The picture by the first figure for which higher is better."""
     for label, cells in outputs_with(datasets, digest).items():
         if any(cell.better == HIGH for cell in cells):
             points = _points(datasets, [cell.value for cell in cells])

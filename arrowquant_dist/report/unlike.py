@@ -1,4 +1,4 @@
-"""Whether datasets are of one model, so that one of them can be called better than another."""
+"""Whether datasets were made from the same model, so that one of them can be called better than another."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from arrowquant_dist.report.layer_rows import LayerRow
 from arrowquant_dist.report.reported import Reported
 from arrowquant_dist.report.shared_error import energy
 
-_FURTHEST = 0.01  # relative, of Σw² of a layer: 16-bit floats move it by far less
+_FURTHEST = 0.01  # of a layer's Σw², relative; rounding to 16-bit floats changes it by far less
 _SO = "No figure is marked as the best, and there are no pictures."
 
 
 def unlike(datasets: Sequence[Reported]) -> tuple[str, ...]:
-    """A sentence for each dataset that is not of the first one's model, and what follows; empty where all are.
+    """A sentence for each dataset that was not made from the same model as the first one, and one that says what
+    follows from that; empty if all were made from the same model.
 
-    Those are of one model that have layers of the same names and shapes, and where both quantize a layer, the same
-    energy of its original weights. Where layers are not known, as many layers and values.
+    Datasets count as made from the same model if their layers have the same names and shapes and, for layers that both
+    quantize, the same energy of the original weights. If the layers of one are not known, they must have the same
+    number of layers and of values.
     """
     columns = headings(datasets)
     first = f"{columns[0].letter} ({columns[0].short})"

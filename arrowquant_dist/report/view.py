@@ -1,4 +1,4 @@
-"""A report as titled tables of text, which Markdown, HTML and the terminal each draw in their own way."""
+"""A report as titled tables of text, which Markdown, HTML and the terminal each show in their own way."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ _NAMED_NODES = 20
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A titled table. align: `l` or `r` for each column. Cells are plain text, or LayerName for names. drop: headers of
-    columns that a narrow terminal can do without, in the order in which they go."""
+    """A titled table. Cells are plain text, or LayerName for names. headers: headers of the columns; all empty for a
+    list of facts. align: `l` or `r` for each column. drop: headers of columns that a narrow terminal can do without, in
+    the order in which they are dropped."""
 
     title: str
     headers: tuple[str, ...]
@@ -35,7 +36,7 @@ class Table:
 
     @property
     def is_wide(self) -> bool:
-        """Whether a telephone has no room for its columns side by side: texts break between words, figures nowhere."""
+        """Whether the columns are too wide to be side by side on a phone; text may wrap at words, figures may not."""
         columns = zip(self.align, zip(self.headers, *self.rows, strict=True), strict=True)
         chars = (
             max((len(part) for cell in cells for part in ([cell] if way == "r" else cell.split())), default=0)
@@ -46,7 +47,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class KeptByReason:
-    """Layers that stay unquantized for one reason, the largest first."""
+    """Layers that are not quantized for the same reason. params: their number of values. layers: the largest first."""
 
     reason: str
     params: int
@@ -62,7 +63,7 @@ class KeptByReason:
 
 
 def lead(report: ReportFigures) -> str:
-    """What was made of what and when, in a line."""
+    """One line that says what was made, from what and when."""
     stored = ", ".join(
         f"{count.layers} not quantized"
         if count.quant_type == UNTOUCHED
@@ -75,7 +76,7 @@ def lead(report: ReportFigures) -> str:
 
 
 def essentials(report: ReportFigures) -> Table:
-    """What one wants to know first, two columns."""
+    """The most important facts, in two columns."""
     totals, timing = report.totals, report.timing
     kept = len(report.kept_layers)
     rows: list[tuple[str, str]] = [
@@ -197,7 +198,7 @@ def _layer_type_row(figures: LayerTypeFigures) -> tuple[str, ...]:
 
 
 def accuracy(report: ReportFigures) -> Table:
-    """Mean, min, max, std over quantized layers, and the figure of all their values as one vector."""
+    """Mean, min, max and std of each figure over quantized layers, and the figure of all their values as one vector."""
     figures = report.accuracy
     rows: tuple[tuple[str, ...], ...] = ()
     if figures is not None:
@@ -314,7 +315,7 @@ def _worker_rates(report: ReportFigures) -> str:
 
 
 def nodes(report: ReportFigures) -> Table:
-    """What each machine did, the fastest first; of many the fastest and the slowest."""
+    """What each node did, the fastest first. If there are many nodes, only the fastest and the slowest are listed."""
     every = report.work.nodes if report.work is not None else ()
     shares = every
     if len(shares) > _NAMED_NODES:
@@ -337,7 +338,7 @@ def nodes(report: ReportFigures) -> Table:
 
 
 def kept_groups(report: ReportFigures) -> tuple[KeptByReason, ...]:
-    """Kept layers by reason; the reason that keeps most params first."""
+    """Kept layers grouped by reason; the reason that keeps the most params comes first."""
     by_reason: dict[str, list[KeptLayer]] = {}
     for layer in report.kept_layers:
         by_reason.setdefault(layer.reason, []).append(layer)
@@ -353,7 +354,7 @@ def _largest_first(layers: Sequence[KeptLayer]) -> tuple[KeptLayer, ...]:
 
 
 def config_lines(report: ReportFigures) -> tuple[str, ...]:
-    """The config as YAML, line by line."""
+    """The config as lines of YAML."""
     import yaml
 
     return tuple(yaml.safe_dump(report.config, sort_keys=False, allow_unicode=False, width=100).splitlines())

@@ -1,4 +1,4 @@
-"""Where a figure stands on a picture, and what is written at its edge."""
+"""Axes: where a value is on a picture, and the labels at its edges."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from arrowquant_dist.report.pictures.svg import WIDTH, line, words
 LEFT, RIGHT, TOP, BOTTOM = 40.0, WIDTH - 10.0, 10.0, 200.0
 HEIGHT = 238.0
 _UNITS = ((1.0, "seconds"), (60.0, "minutes"), (3600.0, "hours"))
-_CHARACTER, _BETWEEN = 7.4, 8.0  # of a figure at an axis, and what stays free beside it
+_CHARACTER, _BETWEEN = 7.4, 8.0  # width of a label's character, and room between labels
 _LEAST_TICKS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Figures from `low` to `high` between the places `start` and `stop`; ticks: figures that are written."""
+    """Maps values from `low` to `high` to places from `start` to `stop`. ticks: values that are labelled."""
 
     low: float
     high: float
@@ -30,7 +30,8 @@ class Scale:
 
 
 def scale(values: Iterable[float], start: float, stop: float, about: int = 5) -> Scale:
-    """From a round figure below the least of `values` to one above the largest."""
+    """A scale from a round number at or below the least of `values` to one at or above the largest. about: wanted
+    number of steps."""
     known = list(values)
     low, high = min(known), max(known)
     if low == high:
@@ -43,7 +44,7 @@ def scale(values: Iterable[float], start: float, stop: float, about: int = 5) ->
 
 
 def counts(most: int, start: float, stop: float) -> Scale:
-    """From 0 to `most` or a little more, in whole steps."""
+    """A scale from 0 to `most` or a little more, in whole steps."""
     step = round_step(max(most / 4, 1.0))
     whole = 5 if step == 2.5 else int(step)
     ticks = tuple(float(tick) for tick in range(0, most + whole, whole))
@@ -52,7 +53,7 @@ def counts(most: int, start: float, stop: float) -> Scale:
 
 @dataclass(frozen=True, slots=True)
 class DoublingScale:
-    """As Scale, but every doubling takes the same room. Figures are above 0."""
+    """As Scale, but every doubling takes the same room. Values must be above 0."""
 
     low: float
     high: float
@@ -66,8 +67,8 @@ class DoublingScale:
 
 
 def doubling(values: Iterable[float], start: float, stop: float) -> DoublingScale:
-    """From a tenth below the least of `values` to one above the largest; ticks are 1, 1.5, 2, 3, 4, 6, 8 and so on, or
-    where hardly one of these is within, round figures."""
+    """A scale from a tenth below the least of `values` to a tenth above the largest. Ticks are at 1, 1.5, 2, 3, 4, 6, 8
+    and so on, or at round numbers if fewer than _LEAST_TICKS of these are in the range."""
     known = list(values)
     low, high = min(known) / 1.1, max(known) * 1.1
     powers = range(math.floor(math.log2(low)), math.ceil(math.log2(high)) + 1)
@@ -79,7 +80,7 @@ def doubling(values: Iterable[float], start: float, stop: float) -> DoublingScal
 
 
 def time_axis(seconds: float, start: float, stop: float) -> tuple[Scale, str]:
-    """From 0 to `seconds` and no farther, and the unit that its figures are in."""
+    """A scale from 0 to exactly `seconds`, and the name of the unit of its values."""
     unit, name = next((one for one in _UNITS if seconds <= 180 * one[0]), _UNITS[-1])
     length = seconds / unit
     step = round_step(length / 5)
@@ -88,30 +89,30 @@ def time_axis(seconds: float, start: float, stop: float) -> tuple[Scale, str]:
 
 
 def round_ticks(low: float, high: float, about: int = 5) -> tuple[float, ...]:
-    """Round figures from `low` to `high`, none beyond them."""
+    """Round numbers from `low` to `high`, none outside of this range."""
     step = round_step((high - low) / about)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return tuple(index * step for index in range(first, last + 1))
 
 
 def round_step(step: float) -> float:
-    """1, 2, 2.5 or 5 times a power of ten, not below `step`."""
+    """The least number that is 1, 2, 2.5 or 5 times a power of ten and not below `step`."""
     power = 10.0 ** math.floor(math.log10(step))
     return next((power * factor for factor in (1.0, 2.0, 2.5, 5.0) if power * factor >= step), power * 10.0)
 
 
 def across(scale: Scale | DoublingScale, form: Callable[[float], str], bottom: float = BOTTOM) -> str:
-    """What is written below an axis."""
+    """The labels below a horizontal axis."""
     return "".join(below(scale.at(tick), bottom + 15, form(tick)) for tick in scale.ticks)
 
 
 def below(x: float, y: float, figure: str) -> str:
-    """A figure under its place, or as near to it as the picture's right edge leaves room."""
+    """A label centred at x, or as near to it as the right edge of the picture allows."""
     return words(min(x, WIDTH - _CHARACTER * len(figure) / 2), y, figure, "axis", "middle")
 
 
 def upwards(scale: Scale, form: Callable[[float], str], left: float = LEFT, right: float = RIGHT) -> str:
-    """What is written at the left, with a line across for each figure."""
+    """The labels to the left of a vertical axis, with a grid line for each."""
     return "".join(
         line(left, scale.at(tick), right, scale.at(tick), "grid")
         + words(left - 6, scale.at(tick) + 4, form(tick), "axis", "end")
@@ -120,17 +121,17 @@ def upwards(scale: Scale, form: Callable[[float], str], left: float = LEFT, righ
 
 
 def plain(value: float) -> str:
-    """A figure at an axis."""
+    """The usual form of a label."""
     return f"{value:g}"
 
 
 def called(below: str, beside: str, bottom: float = BOTTOM) -> str:
-    """What the axes are: below on the right, beside above the left one."""
+    """The names of the axes. below: of the horizontal one, at its right end. beside: of the vertical one, above it."""
     return words(RIGHT, bottom + 32, below, "axis", "end") + words(4, TOP - 1, beside, "axis")
 
 
 def whole_ticks(first: int, last: int, room: float) -> tuple[int, ...]:
-    """Whole figures from `first` to `last`: all, or where they do not find room side by side, round ones."""
+    """Whole numbers from `first` to `last`: all, or round ones if there is no room for all labels side by side."""
     most = max(int(room / _taken(last)), 1)
     if last - first < most:
         return tuple(range(first, last + 1))
@@ -139,7 +140,7 @@ def whole_ticks(first: int, last: int, room: float) -> tuple[int, ...]:
 
 
 def thinned(labels: Sequence[int], room: float) -> tuple[int, ...]:
-    """As many of these rising figures as find room side by side, evenly spread."""
+    """As many of the rising numbers `labels` as there is room for side by side, evenly spread."""
     most = max(int(room / _taken(labels[-1])), 1)
     return tuple(labels[:: math.ceil(len(labels) / most)])
 

@@ -1,4 +1,4 @@
-"""What does the same in every block, block by block: where in the model the noise is."""
+"""A heat map of the error by role of a layer and by block, which shows where in the model the noise is."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from arrowquant_dist.report.layer_rows import LayerRow
 from arrowquant_dist.report.pictures.axes import below, thinned, whole_ticks
 from arrowquant_dist.report.pictures.svg import WIDTH, Picture, box, drawing, words
 
-_ROLES = 24  # rows; of more, those with the most noise
-_STEPS = 7  # of colour, classes s0 (least noise) to s6
+_ROLES = 24  # rows at most; those with the most noise are shown
+_STEPS = 7  # number of colours, classes s0 (least noise) to s6
 _LEFT, _TOP, _ROW = 152.0, 4.0, 15.0
-_LETTERS = 20  # of a row's name
-_COLUMNS = 100  # of two units' width; of more blocks, several share one
-_SPARSE = 4  # times as many numbers as blocks: those without a block have no column
-_LEAST_DB = 3.0  # that the colours are spread over: less is no difference to look at
+_LETTERS = 20  # of a row's name, at most
+_COLUMNS = 100  # at most, each two units wide; if there are more blocks, several share a column
+_SPARSE = 4  # if numbers up to the last are so many times the blocks, only blocks have columns
+_LEAST_DB = 3.0  # least range of the colours; a smaller difference does not matter
 
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """of: {block: its column}. count: of all. most: blocks that share one. labels: blocks that are written below."""
+    """The columns. of: {block: its column}. count: number of columns. most: largest number of blocks in a column.
+    labels: blocks that are labelled."""
 
     of: Mapping[int, int]
     count: int
@@ -33,8 +34,9 @@ class _Columns:
 
 
 def heat_map(rows: Sequence[LayerRow]) -> Picture | None:
-    """A row a role, a column a block or several neighbours; of several layers in one place (experts, blocks of one
-    column) the one with the most noise. None where no layer of a block has noise."""
+    """A heat map with a row for each role and a column for each block, or for several neighbouring blocks. If several
+    layers share a cell (experts, or blocks of one column), the one with the most noise is shown. None if no layer of a
+    block has noise."""
     places = _by_block(rows)
     if not places:
         return None
@@ -69,7 +71,7 @@ def heat_map(rows: Sequence[LayerRow]) -> Picture | None:
 
 
 def _columns(blocks: Sequence[int]) -> _Columns:
-    """A column a number from the first block to the last, or where most of these are no block's, a column a block."""
+    """A column for each number from the first block to the last, or only for each block if most numbers have none."""
     first, last = blocks[0], blocks[-1]
     is_sparse = last - first + 1 > _SPARSE * len(blocks)
     every = blocks if is_sparse else range(first, last + 1)
@@ -81,7 +83,7 @@ def _columns(blocks: Sequence[int]) -> _Columns:
 
 
 def _by_block(rows: Sequence[LayerRow]) -> dict[str, list[tuple[int, LayerRow]]]:
-    """{role: its layers that have noise, with their blocks}."""
+    """{role: [(block, layer)]} of the layers of blocks that have noise."""
     found: dict[str, list[tuple[int, LayerRow]]] = {}
     for row in rows:
         block = depth(row.layer_name) if row.noise_db is not None else None
@@ -107,7 +109,7 @@ def _worst_role(cells: Mapping[str, Mapping[int, LayerRow]]) -> str:
 
 
 def _scale(low: float, high: float, y: float) -> str:
-    """What the colours mean, at the left below."""
+    """The scale of colours, at the lower left."""
     steps = "".join(box(42 + step * 9, y, 9, 9, f"s{step}") for step in range(_STEPS))
     ends = (
         words(38, y + 9, f"{high:.1f}", "axis", "end"),

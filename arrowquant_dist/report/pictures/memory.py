@@ -25,12 +25,12 @@ from arrowquant_dist.report.pictures.svg import Picture, dot, drawing, line, pol
 
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 _TONES = 6  # line-0 to line-5
-_NEAR = 2.5  # times what was taken: a bound above that is written, and not drawn
+_NEAR = 2.5  # times the largest peak; a bound above that is only written, not drawn
 _LETTERS = 36
 
 
 def memory_over_time(report: ReportFigures) -> Picture | None:
-    """A line a process, or the largest of several; None where nothing is known of it."""
+    """Memory over time, with a line for each process or for the largest of several; None if nothing is known of it."""
     timeline = report.timeline
     if timeline is None or not timeline.memory:
         return None

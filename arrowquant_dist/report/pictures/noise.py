@@ -1,4 +1,4 @@
-"""Errors of layers: by depth, against stored bits, and how many have which."""
+"""Errors of layers: by depth, against stored bits, and as a histogram."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from arrowquant_dist.report.pictures.axes import (
 )
 from arrowquant_dist.report.pictures.svg import Picture, box, dot, drawing, specks, words
 
-_NAMED = 200  # dots that tell their layer; of more, those with the most noise do
+_NAMED = 200  # dots that name their layer, at most; those with the most noise do
 _SQNR = "SQNR, dB"
-_WIDE = 4.0  # times the least stored bits: above that every doubling takes the same room
+_WIDE = 4.0  # times the least stored bits; if the most are above that, every doubling takes the same room
 
 
 def by_depth(rows: Sequence[LayerRow]) -> Picture | None:
-    """A dot a quantized layer over its block's number, those outside of blocks at the left; None where there is no
-    noise."""
+    """The error of each quantized layer as a dot above the number of its block, or at the left for layers outside of
+    blocks. None if no layer has noise."""
     noisy = _noisy(rows)
     if not noisy:
         return None
@@ -62,7 +62,8 @@ def by_depth(rows: Sequence[LayerRow]) -> Picture | None:
 
 
 def by_bits(rows: Sequence[LayerRow]) -> Picture | None:
-    """A dot a quantized layer: its stored bits a value, scales included, and its SQNR."""
+    """Each quantized layer as a dot, by its stored bits per value, scales included, and its SQNR. None if no layer has
+    noise."""
     noisy = [row for row in _noisy(rows) if row.stored_bits is not None]
     if not noisy:
         return None
@@ -82,7 +83,7 @@ def by_bits(rows: Sequence[LayerRow]) -> Picture | None:
 
 
 def histogram(rows: Sequence[LayerRow]) -> Picture | None:
-    """How many quantized layers have which SQNR, in steps that follow the data."""
+    """A histogram of the SQNR of quantized layers, whose steps depend on the data. None if no layer has noise."""
     noisy = _noisy(rows)
     if not noisy:
         return None
@@ -109,9 +110,9 @@ def histogram(rows: Sequence[LayerRow]) -> Picture | None:
 
 
 def bins(values: Sequence[float]) -> tuple[float, float, list[int]]:
-    """Lower end, step and counts of a histogram, the step round and by the rule of Freedman and Diaconis: twice the
-    distance of the quartiles over the cube root of how many values there are; 4 to 40 bins, or one where all are
-    equal."""
+    """Lower end, step and counts of a histogram. The step follows the Freedman–Diaconis rule (twice the interquartile
+    range over the cube root of the number of values), is limited to between a fortieth and a quarter of the range, and
+    is rounded up to a round number. If all values are equal, there is one bin."""
     ordered = sorted(values)
     low, high = ordered[0], ordered[-1]
     if high - low < 1e-9:
@@ -169,7 +170,7 @@ def _noisy(rows: Sequence[LayerRow]) -> list[LayerRow]:
 
 
 def _left_out(rows: Sequence[LayerRow], shown: Sequence[LayerRow]) -> str:
-    """What has no noise to show, in a sentence."""
+    """A sentence that says how many quantized layers have no noise to show; empty if all have."""
     without = sum(row.is_quantized for row in rows) - len(shown)
     return (
         f"Not shown: {counted(without, 'quantized layer')} without an error or a figure of it."

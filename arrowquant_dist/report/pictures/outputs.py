@@ -1,4 +1,4 @@
-"""How far the weights of one dataset are from the original's, and how far what the model makes of texts is."""
+"""How far the weights of a dataset are from the original's, and how far its outputs are."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from arrowquant_dist.report.pictures.svg import WIDTH, Picture, box, drawing, li
 _TITLE = "Error of the weights and of the outputs"
 _LEFT, _RIGHT, _BAR, _ROW, _HEAD = 2.0, WIDTH - 2.0, 8.0, 34.0, 4.0
 _TEXTS_CHARS = 22
-_MOST = 3  # sets of texts
-_LEAST = 1e-9  # what rounding alone makes of equal figures
+_MOST = 3  # evaluations at most
+_LEAST = 1e-9  # the error that rounding alone may cause
 
 
 @dataclass(frozen=True, slots=True)
 class Distance:
-    """what: of which; value: 0 where nothing differs. tone: `of-weights` or `of-outputs`."""
+    """An error. what: name of the figure. value: 0 if nothing differs. tone: `of-weights` or `of-outputs`."""
 
     what: str
     value: float
@@ -28,8 +28,8 @@ class Distance:
 
 
 def errors_of_outputs(report: ReportFigures, evaluations: Sequence[Evaluation]) -> Picture | None:
-    """A bar each, ten times as large an error so much longer; None where nothing was evaluated, or nothing is known of
-    the weights. Of several sets of texts the newest three."""
+    """A bar for each error on a logarithmic scale. Of the evaluations the newest three are shown. None if there are no
+    evaluations or the error of the weights is not known."""
     cosine = report.accuracy.cosine if report.accuracy is not None else None
     if not evaluations or cosine is None:
         return None
@@ -70,14 +70,14 @@ def _of_outputs(found: Evaluation) -> Iterator[Distance]:
 
 
 def _decades(values: Sequence[float]) -> tuple[int, int]:
-    """Powers of ten around them."""
+    """The exponents of the powers of ten around `values`, at least one apart."""
     logs = [math.log10(max(value, _LEAST)) for value in values]
     low = math.floor(min(logs))
     return low, max(math.ceil(max(logs)), low + 1)
 
 
 def _grid(low: int, high: int, bottom: float) -> Iterator[str]:
-    """A line for each power of ten, and below it the power."""
+    """A vertical line for each power of ten, and labels below the lines."""
     step = max(1, math.ceil((high - low) / 5))
     for power in range(low, high + 1):
         x = _LEFT + (power - low) / (high - low) * (_RIGHT - _LEFT)

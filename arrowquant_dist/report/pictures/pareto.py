@@ -1,4 +1,4 @@
-"""Datasets by what they take and how good they are: those on the line are beaten by none."""
+"""Datasets by size and quality. Those on the line are not beaten by any other."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ Spot = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A dataset. letter: what it is called on the picture. good: the higher the better."""
+    """A dataset. letter: its letter on the picture. name: its name. bits: stored bits per value. good: its quality;
+    higher is better."""
 
     letter: str
     name: str
@@ -35,13 +36,14 @@ class Point:
 
 
 def frontier(points: Sequence[Point]) -> list[Point]:
-    """Those that no other one beats, by rising bits; equal ones are all of them."""
+    """The points that no other one beats, by rising bits. Equal points do not beat each other."""
     best = [point for point in points if beaten_by(point, points) is None]
     return sorted(best, key=lambda point: point.bits)
 
 
 def beaten_by(point: Point, points: Sequence[Point]) -> Point | None:
-    """The best of those that take no more and are no worse, and better in one; None for those on the line."""
+    """The best of the points that have no more bits and are no worse, and that are better in one of both; None if there
+    is none."""
     better = [
         other
         for other in points
@@ -53,8 +55,8 @@ def beaten_by(point: Point, points: Sequence[Point]) -> Point | None:
 
 
 def pareto(title: str, good: str, points: Sequence[Point]) -> Picture | None:
-    """None for fewer than two points. good: what that figure is. Points without an error are not drawn, which is
-    said."""
+    """The picture of `points`; None for fewer than two. good: name of the figure of quality. Points with an infinite
+    figure (without any error) are not drawn; the caption names them."""
     lossless = [point.letter for point in points if math.isinf(point.good)]
     points = [point for point in points if math.isfinite(point.good)]
     if len(points) < 2:
@@ -92,7 +94,7 @@ def pareto(title: str, good: str, points: Sequence[Point]) -> Picture | None:
 
 
 def beside_dots(dots: Sequence[Spot]) -> list[Spot]:
-    """Where a letter stands beside each: where it covers no dot and no other letter, if there is such a place."""
+    """The place of the letter beside each dot, where it covers no dot and no other letter, if there is such a place."""
     taken: list[Spot] = []
     for x, y in dots:
         around = [(x + dx, y + dy) for dx, dy in ((9, -5), (-9, 13), (9, 13), (-9, -5), (0, -10), (0, 18))]

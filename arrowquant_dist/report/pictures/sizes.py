@@ -1,4 +1,4 @@
-"""What the layers of each type take, in the source and stored."""
+"""The size of the layers of each type, in the source and stored."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _LEFT, _ROOM, _BAR, _GAP = 92.0, 196.0, 14.0, 12.0
 
 
 def size_by_layer_type(report: ReportFigures) -> Picture:
-    """Three bars a layer type: source, fp16, stored."""
+    """Three bars for each layer type: source, at fp16 and stored."""
     title = "Size by layer type"
     every = [
         (

@@ -1,4 +1,4 @@
-"""SVG as text: what is on a picture is escaped here and nowhere else."""
+"""SVG as text. All text in pictures is escaped here and nowhere else."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ WIDTH = 360
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture with its title. svg: the element, safe as it is. legend: (tone, meaning). caption: what it leaves out,
-    or how to read it; may be empty."""
+    """A picture with its title. svg: the element, already escaped. legend: (tone, meaning) of each entry. caption: how
+    to read the picture, or what it leaves out; may be empty."""
 
     title: str
     svg: str
@@ -23,7 +23,7 @@ class Picture:
 
 
 def drawing(title: str, height: float, parts: Iterable[str], figures: str = "") -> str:
-    """The whole element; `title` is what it is called where it is not seen, `figures` what it shows in few words."""
+    """The whole svg element. title, figures: its name and, in few words, what it shows, for screen readers."""
     label = quoted(f"{title}: {figures}" if figures else title)
     head = f'<svg viewBox="0 0 {WIDTH} {number(height)}" role="img" aria-label="{label}">'
     return f"{head}{''.join(parts)}</svg>"
@@ -36,7 +36,7 @@ def words(x: float, y: float, said: str, tone: str = "", anchor: str = "start") 
 
 
 def box(x: float, y: float, width: float, height: float, tone: str, said: str = "") -> str:
-    """A rectangle; `said` is what is told of it where one points at it."""
+    """A rectangle. said: text that is shown when the mouse points at it."""
     size = f'width="{number(width)}" height="{number(height)}"'
     return f'<rect x="{number(x)}" y="{number(y)}" {size}{_of(tone)}{_telling("rect", said)}'
 
@@ -58,30 +58,31 @@ def polyline(points: Sequence[tuple[float, float]], tone: str) -> str:
 
 
 def area(points: Sequence[tuple[float, float]], tone: str) -> str:
-    """What these corners enclose."""
+    """The filled polygon with these corners."""
     ends = "L".join(f"{number(x)} {number(y)}" for x, y in points)
     return f'<path d="M{ends}Z"{_of(tone)}/>'
 
 
 def stripes(spans: Iterable[tuple[float, float, float]], height: float, tone: str) -> str:
-    """Many bars as one path. spans: (left, right, middle) of each."""
+    """Many horizontal bars of equal height as one path. spans: (left, right, vertical middle) of each."""
     drawn = "".join(f"M{number(x)} {number(y)}H{number(end)}" for x, end, y in spans)
     return f'<path d="{drawn}" stroke-width="{number(height)}" class="stripe {tone}"/>' if drawn else ""
 
 
 def specks(points: Iterable[tuple[float, float]], tone: str) -> str:
-    """Many dots as one path, those that would cover each other once: as large as the picture at most."""
+    """Many dots as one path. Dots that would cover each other are drawn once, so the path has at most a dot per unit of
+    area."""
     places = sorted({(round(x), round(y)) for x, y in points})
     return f'<path d="{"".join(f"M{x} {y}h0" for x, y in places)}" class="specks {tone}"/>' if places else ""
 
 
 def number(value: float) -> str:
-    """To a tenth of a unit, without the zeros."""
+    """A number rounded to a tenth, without `.0`."""
     return f"{value:.1f}".removesuffix(".0")
 
 
 def quoted(said: str) -> str:
-    """Inert as text and within an attribute."""
+    """Text escaped for an element's content and for attributes."""
     return escape(printable(said))
 
 

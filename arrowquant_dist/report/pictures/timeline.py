@@ -1,4 +1,4 @@
-"""Workers and their shards over the time of the run: who did what when, and where somebody waited."""
+"""Workers and their shards over the time of the run: what each worker did when, and where workers waited."""
 
 from __future__ import annotations
 
@@ -13,31 +13,32 @@ from arrowquant_dist.report import text
 from arrowquant_dist.report.pictures.axes import RIGHT, across, plain, time_axis
 from arrowquant_dist.report.pictures.svg import Picture, area, box, drawing, stripes, words
 
-_PHASES = ("compile", "read", "quantize", "write")  # in this order within a bar; they take turns in truth
+_PHASES = ("compile", "read", "quantize", "write")  # in this order within a bar; in truth they alternate
 _OTHER = "other"
 _LEFT, _HEADING = 78.0, 17.0
 _LEAST_ROW, _LARGEST_ROW, _ROOM, _FREE = 14.0, 26.0, 130.0, 4.0  # heights: of a lane, of all, between two
-_PROFILE = 46.0  # how high the picture of all workers is
+_PROFILE = 46.0  # height of the curve of all workers
 _LETTERS, _NODE_LETTERS = 11, 50
-_LEAST, _GAP = 0.8, 0.6  # how wide a bar is at least, and what is left free after one that is wide enough
+_LEAST, _GAP = 0.8, 0.6  # least width of a bar, and room after a bar that is wide enough
 _NOT_RECORDED = (
     "When shards were made, and what memory that took, is not in this report: the release that made the dataset "
     "did not record it."
 )
 _ALL_BEFORE = "Every shard was finished before this run: there is nothing of it to draw over time."
 
-_Along = Callable[[float], float]  # seconds since the run began → where they are
+_Along = Callable[[float], float]  # seconds since the run began → place on the picture
 
 
 def why_untimed(report: ReportFigures) -> str:
-    """A sentence, where there are no pictures over time; empty where there are."""
+    """A sentence that says why there are no pictures over time; empty if there are some."""
     if report.timeline is None:
         return _NOT_RECORDED
     return "" if report.timeline.lanes else _ALL_BEFORE
 
 
 def shards_over_time(report: ReportFigures) -> Picture | None:
-    """A lane a worker, those of a node together, and a bar a shard. None where nothing is known of it."""
+    """A lane for each worker, with the lanes of a node together, and a bar for each shard. None if it is not known when
+    shards were made."""
     timeline = report.timeline
     if timeline is None or not timeline.lanes:
         return None
@@ -71,7 +72,8 @@ def shards_over_time(report: ReportFigures) -> Picture | None:
 
 @dataclass(frozen=True, slots=True)
 class _Bar:
-    """widths: {phase: how much of it}, in their order; what is left of it at the right is a worker that waits."""
+    """A bar in a lane. widths: {phase: its width}, in the order of the phases; the rest of the bar, at the right, is
+    time in which the worker waited. said: text that is shown when the mouse points at the bar."""
 
     left: float
     right: float
@@ -116,7 +118,7 @@ def _told(lane: WorkerLane, i: int, phases: dict[str, float]) -> str:
 
 
 def _labelled(lanes: Sequence[WorkerLane], timeline: Timeline) -> Iterable[tuple[WorkerLane, str]]:
-    """Processes by their id, threads of one by their place in it."""
+    """Lanes with their labels: the id of the process, and a number for the threads of the same process."""
     processes = {lane.worker for lane in timeline.lanes}
     seen: dict[str, int] = {}
     for lane in lanes:
@@ -130,7 +132,7 @@ def _labelled(lanes: Sequence[WorkerLane], timeline: Timeline) -> Iterable[tuple
 
 
 def _profile(timeline: Timeline, place: _Along) -> tuple[list[str], float]:
-    """How many of all workers are at work, where there are more than lanes, and where the next thing begins."""
+    """A curve of the number of workers at work, and the height at which the lanes begin. No curve if all have lanes."""
     if timeline.workers == len(timeline.lanes) or not timeline.at_work:
         return [], 0.0
     most, bottom = max(1.0, *timeline.at_work), _HEADING + _PROFILE

@@ -1,5 +1,5 @@
 "use strict";
-// The table of all layers: sorted, searched, and drawn as far as it is seen.
+// The table of all layers, which can be sorted and searched. Rows are drawn as they come into view.
 (() => {
   const STEP = 40;  // rows drawn at a time
   const data = JSON.parse(document.getElementById("layer-data").textContent);
@@ -40,8 +40,8 @@
   };
   const natural = (text) => text.replace(/\d+/g, (digits) => digits.padStart(12, "0"));  // 2 before 10
 
-  let order = null;      // {column, falling}, or null: as in the model
-  let shown = [];        // indices of the rows that match, in their order
+  let order = null;      // {column, falling}, or null for the order of the model
+  let shown = [];        // indices of the matching rows, in the order shown
   let drawn = 0;
 
   const compare = (values, falling) => (a, b) => {
@@ -55,7 +55,7 @@
     known.sort(([left], [right]) => (left < right ? -1 : left > right ? 1 : 0));
     return known.map(([, value]) => value);
   };
-  const ranks = new Map();  // of columns of words, which take long to compare: their rank instead
+  const ranks = new Map();  // ranks of the values of text columns, since comparing texts takes long
   const comparable = (column) => {
     const values = columns[column];
     if (typeof values[0] !== "string") return values;

@@ -12,7 +12,7 @@ from arrowquant_dist.report.evaluation import EmbeddingFigures, Evaluation, Next
 from arrowquant_dist.report.layer_rows import LayerRow
 
 GOOD, LOOK, BAD, OPEN, FACT = "good", "look", "bad", "open", "fact"
-_SAID = {GOOD: "good", LOOK: "look at it", BAD: "too far off", OPEN: "not known", FACT: ""}
+_SAID = {GOOD: "good", LOOK: "worth a look", BAD: "too far off", OPEN: "not known", FACT: ""}
 
 NOISE_GOOD_DB, NOISE_BAD_DB = 20.0, 10.0  # noise with 1 % and with 10 % of the weights' energy
 COSINE_GOOD, COSINE_BAD = 0.99, 0.95
@@ -57,7 +57,7 @@ def _size(report: ReportFigures) -> Card:
     bits = f"{text.bits(totals.parts_nbytes, totals.params)} a value, " if totals.params else ""
     ratios = (totals.compression_vs_source, totals.compression_vs_fp16)
     sizes = (_against(ratio, what) for ratio, what in zip(ratios, ("the source", "fp16"), strict=True))
-    why = f"{bits}{', '.join(sizes)}. Good: smaller than either.{_framing(report)}"
+    why = f"{bits}{', '.join(sizes)}. Good: smaller than both.{_framing(report)}"
     verdict = GOOD if all(ratio is not None and ratio > 1 for ratio in ratios) else LOOK
     return Card("Size", text.nbytes(totals.parts_nbytes), verdict, why)
 
@@ -79,15 +79,17 @@ def _framing(report: ReportFigures) -> str:
     framing = totals.parts_nbytes - totals.stored_nbytes
     if framing <= _FRAMING * totals.parts_nbytes:
         return ""
-    return f" {_percent(framing / totals.parts_nbytes)} of it is Parquet's own: names, checksums, footers."
+    return (
+        f" {_percent(framing / totals.parts_nbytes)} of it is overhead of Parquet: names, checksums, footers."
+    )
 
 
 def _outputs(evaluations: Sequence[Evaluation]) -> list[Card]:
     """A card for each evaluation, the newest first."""
     if not evaluations:
         why = (
-            "`arrowquant evaluate` compares what this dataset and the original make of texts. What it finds is on "
-            "pages that `arrowquant report --html` makes afterwards."
+            "`arrowquant evaluate` compares the outputs of this dataset with those of the original. After that, "
+            "`arrowquant report --html` makes a page that shows the result."
         )
         return [Card("Outputs", "not measured", OPEN, why)]
     return [output_card(found) for found in reversed(evaluations)]
@@ -97,7 +99,7 @@ def output_card(found: Evaluation) -> Card:
     figures = found.figures
     of = f"With {counted(found.texts.texts, 'text')} ({found.texts.name})."
     if isinstance(figures, EmbeddingFigures):
-        limits = f"Good: from {COSINE_GOOD}; too far off: below {COSINE_BAD}."
+        limits = f"Good: {COSINE_GOOD} or more; too far off: below {COSINE_BAD}."
         verdict = _from(figures.cosine_mean, COSINE_GOOD, COSINE_BAD)
         return Card("Outputs", f"cosine {figures.cosine_mean:.4f}", verdict, f"{of} {limits}")
     if isinstance(figures, NextTokenFigures):
@@ -109,8 +111,8 @@ def _next_tokens_card(figures: NextTokenFigures, of: str) -> Card:
     """The card of a causal model, judged by the worse of both figures: the perplexity of a model that predicts other
     tokens may by chance be as low as the original's, or lower."""
     limits = (
-        f"Against the original's. Good: up to {_percent(EXCESS_GOOD)} more perplexity, and a KL divergence of "
-        f"{KL_GOOD:g} nats; too far off: above {_percent(EXCESS_BAD)} or {KL_BAD:g} nats."
+        f"Compared with the original. Good: perplexity at most {_percent(EXCESS_GOOD)} higher and KL divergence at "
+        f"most {KL_GOOD:g} nats; too far off: more than {_percent(EXCESS_BAD)} or {KL_BAD:g} nats."
     )
     by_excess = _from(-figures.excess, -EXCESS_GOOD, -EXCESS_BAD)
     by_kl = _from(-figures.kl_mean, -KL_GOOD, -KL_BAD)
@@ -123,9 +125,7 @@ def _weights(report: ReportFigures) -> Card | None:
     accuracy = report.accuracy
     if accuracy is None:
         return None
-    limits = (
-        f"Good: from {NOISE_GOOD_DB:.0f} dB (noise of 1 %); too far off: below {NOISE_BAD_DB:.0f} dB (10 %)."
-    )
+    limits = f"Good: {NOISE_GOOD_DB:.0f} dB or more (noise of 1 %); too far off: below {NOISE_BAD_DB:.0f} dB (10 %)."
     overall = accuracy.overall_sqnr_db
     if overall is None:
         lossless = accuracy.lossless_layers == accuracy.layers
@@ -144,7 +144,9 @@ def _outliers(rows: Sequence[LayerRow]) -> Card | None:
     found = sum(noise < bound for noise, _ in noises)
     worst, name = noises[0]
     which = f"Worst: {text.shortened_word(text.printable(name), _NAME_CHARS)}, {text.decibel(worst)}. "
-    limits = f"Good: no layer more than {OUTLIER_DB:.0f} dB below the median one, here below {text.decibel(bound)}."
+    limits = (
+        f"Good: no layer more than {OUTLIER_DB:.0f} dB below the median (here: below {text.decibel(bound)})."
+    )
     return Card(
         "Outliers", counted(found, "layer"), LOOK if found else GOOD, f"{which * bool(found)}{limits}"
     )
@@ -154,7 +156,7 @@ def _kept(report: ReportFigures, rows: Sequence[LayerRow]) -> Card:
     stored = report.totals.stored_nbytes
     kept = sum(row.stored_nbytes for row in rows if not row.is_quantized)
     share = kept / stored if stored else 0.0
-    which = f"{text.share(share)} of the stored bytes. Good: up to {_percent(KEPT_GOOD)}."
+    which = f"{text.share(share)} of the stored bytes. Good: at most {_percent(KEPT_GOOD)}."
     return Card(
         "Not quantized",
         counted(len(report.kept_layers), "layer"),
@@ -170,14 +172,14 @@ def _run(report: ReportFigures) -> Card:
     is_over = bound is not None and report.timing.peak_memory_nbytes > bound
     earlier = len(report.run.resumed_shards)
     if earlier:
-        peak = f"{earlier} of {counted(report.totals.shards, 'shard')} were finished before it. {peak}"
+        peak = f"Earlier runs finished {earlier} of {counted(report.totals.shards, 'shard')}. {peak}"
     memory = f"{peak}, above the plan's bound of {text.nbytes(bound)}." if bound and is_over else f"{peak}."
     useful = report.work.efficiency if report.work is not None else None
     if useful is None:
         return Card("Run", wall, LOOK if is_over else FACT, memory)
     said = (
-        f"{text.share(useful)} of the workers' time was useful: spent on shards that count.{_compiled(report)}",
-        f"Good: from {_percent(USEFUL_GOOD)}.",
+        f"{text.share(useful)} of the workers' time was useful: it was spent on shards that count.{_compiled(report)}",
+        f"Good: {_percent(USEFUL_GOOD)} or more.",
         memory,
     )
     return Card("Run", wall, GOOD if useful >= USEFUL_GOOD and not is_over else LOOK, " ".join(said))
@@ -200,7 +202,11 @@ def _compiled(report: ReportFigures) -> str:
         return ""
     phases = report.timing.phases
     part = phases.get("compile", 0.0) / (sum(phases.values()) or 1.0)
-    return f" {_percent(part)} of it compiled kernels, once on a machine." if part >= _COMPILED else ""
+    return (
+        f" {_percent(part)} of it went into compiling kernels, which happens once on a machine."
+        if part >= _COMPILED
+        else ""
+    )
 
 
 def _percent(share: float) -> str:

@@ -37,7 +37,7 @@ def figure_lines(found: Evaluation) -> tuple[tuple[str, str], ...]:
     """(label, figure) pairs, the most informative first."""
     if found.embeddings is not None:
         own = found.embeddings
-        spread = f"5th percentile {text.cosine(own.cosine_p5)}, least {text.cosine(own.cosine_min)}"
+        spread = f"5th percentile {text.cosine(own.cosine_p5)}, min {text.cosine(own.cosine_min)}"
         return (
             ("embedding cosine", f"mean {text.cosine(own.cosine_mean)}, {spread}"),
             ("rank correlation of similarities", text.cosine(own.rank_correlation)),

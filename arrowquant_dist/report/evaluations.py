@@ -81,17 +81,18 @@ def _parsed(content: bytes) -> list[Evaluation]:
     except ValueError as error:
         raise InvalidCheckpoint(f"the evaluations are damaged ({error}); {_AGAIN}") from error
     if not isinstance(values, dict) or not isinstance(values.get("evaluations"), list):
-        raise InvalidCheckpoint(f"JSON, but no evaluations; {_AGAIN}")
+        raise InvalidCheckpoint(f"JSON, but not with evaluations; {_AGAIN}")
     version = values.get("evaluation_version")
     if type(version) is not int or version < 1:
-        raise InvalidCheckpoint(f"its evaluation_version is none that a release wrote; {_AGAIN}")
+        raise InvalidCheckpoint(f"its evaluation_version is not one that any release writes; {_AGAIN}")
     if version > EVALUATION_VERSION:
-        message = f"evaluation_version is {version}, this release reads up to {EVALUATION_VERSION}; update it"
-        raise InvalidCheckpoint(message)
+        raise InvalidCheckpoint(
+            f"evaluation_version is {version}, this release reads up to {EVALUATION_VERSION}; update arrowquant-dist"
+        )
     return [
         Evaluation.from_dict(one) if isinstance(one, dict) else _refuse() for one in values["evaluations"]
     ]
 
 
 def _refuse() -> Evaluation:
-    raise InvalidCheckpoint(f"one of the evaluations is no object; {_AGAIN}")
+    raise InvalidCheckpoint(f"one of the evaluations is not an object; {_AGAIN}")

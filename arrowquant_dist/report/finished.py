@@ -83,7 +83,7 @@ class Report(Displayed, ReportFigures):
             import pandas  # noqa: F401 - so that it is this error
         except ImportError as error:
             raise MissingDependency(
-                "to_pandas() needs pandas, which is no part of this: pip install pandas"
+                "to_pandas() needs pandas, which is not installed: pip install pandas"
             ) from error
         return parsed_layers(self._layers()).to_pandas()
 
@@ -98,13 +98,13 @@ class Report(Displayed, ReportFigures):
 
         place = location(path, "path")
         if "://" in place:
-            raise InvalidConfig("path: a file of this machine is written, not a URL")
+            raise InvalidConfig("path: must be a local file, not a URL")
         layers = parsed_rows(self.layers) if self.layers is not None else None
         save_page(Path(place), report_page(self, self.evaluations, layers))
 
     def _layers(self) -> bytes:
         if self.layers is None:
-            raise NotFound("the target had no report/layers.parquet any more when its report was read")
+            raise NotFound("report/layers.parquet was missing from the target when its report was read")
         return self.layers
 
     def _summary(self) -> Mapping[str, object]:

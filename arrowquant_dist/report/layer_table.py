@@ -33,21 +33,25 @@ LAYER_COLUMNS: tuple[tuple[str, str], ...] = (
 LAYER_MEANINGS: tuple[tuple[str, str], ...] = (
     (
         "stored as",
-        "Type of the codes, the method that chose scales and codes, and what shares a scale: `g128` 128 values of a "
-        "row, `rows` a row, `layer` all of it. By the method `size` a code of 8 bits may take far fewer in the file. "
-        "Of a layer that is not quantized: `none` as it was or `fp16`, and why.",
+        "The type of the codes, the method that chose scales and codes, and which values share a scale: 128 values of "
+        "a row (`g128`), a whole row (`rows`) or the whole layer (`layer`). With the method `size`, an 8-bit code may "
+        "take far less than 8 bits in the file. For a layer that is not quantized: `none` (stored as it was) or "
+        "`fp16`, and the reason.",
     ),
-    ("params", "How many values it has."),
-    ("size, bits", "Its bytes in the file, compressed, with its scales; and 8 times these over its values."),
+    ("params", "Number of values in the layer."),
+    (
+        "size, bits",
+        "Compressed size of the layer in the file, scales included, and this size in bits per value.",
+    ),
     (
         "SQNR",
-        "How far the error is below the weights, in dB: 10 dB less is ten times the energy of the error. 40 dB is "
+        "How far the error is below the weights, in dB: 10 dB less means ten times the energy of the error. 40 dB is "
         "usual for int8, 20 dB for int4. ∞: nothing is lost.",
     ),
-    ("cosine", "Of the stored weights to the original ones; 1 where they point the same way."),
+    ("cosine", "Cosine between the stored and the original weights; 1 if they point in the same direction."),
     (
         "MSE, max error",
-        "The mean square of the differences to the original weights, and the largest difference.",
+        "The mean square of the differences from the original weights, and the largest difference.",
     ),
     ("–", "Not measured: the layer is not quantized, is empty, or keeps the codes of its source."),
 )

@@ -46,7 +46,7 @@ def _there(there: ShardsThere, shards: int) -> str:
     if there.state == "empty":
         return "nothing is there yet"
     if there.state == "replaced":
-        return "what is there is replaced (--overwrite)"
+        return "existing files will be replaced (--overwrite)"
     done = f"{there.done} of {counted(shards, 'shard')} done"
     return f"finished, {done}" if there.state == "finished" else done
 

@@ -86,7 +86,7 @@ def _report_without_manifest(store: Store) -> ReportFigures:
         raise _no_report(store.url(REPORT_PATH))
     refuse_export(store)
     if store.exists(""):
-        raise NotFound("this is a file and no dataset; give the target of a run", uri=store.uri)
+        raise NotFound("this is a file, not a dataset; give the target of a run", uri=store.uri)
     paths = [info.path for info in store.list()]
     if not paths:
         message = (
@@ -118,7 +118,7 @@ def _read(store: Store, path: str, said: StoredFile | None = None) -> ReportFigu
 
 def _no_report(url: str) -> NotFound:
     message = (
-        "no report here: the target is not one of this program's, or its run did not finish; "
+        "no report here: this is not a target of this program, or its run did not finish; "
         "run the same `quantize` command again"
     )
     return NotFound(message, uri=url)

@@ -64,7 +64,7 @@ def print_notes(out: TextIO, notes: Sequence[str], lines: int) -> None:
     shown = notes if len(notes) <= lines else notes[: lines - 1]
     out.writelines(f"{_beginning(printable(f'note: {note}'), width)}\n" for note in shown)
     if len(notes) > len(shown):
-        out.write(f"and {counted(len(notes) - len(shown), 'more note')}, in the report\n")
+        out.write(f"and {counted(len(notes) - len(shown), 'more note')} in the report\n")
 
 
 def _beginning(text: str, width: int) -> str:

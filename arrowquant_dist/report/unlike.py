@@ -46,7 +46,7 @@ def _why(first: Reported, other: Reported) -> str:
         of = f"{len(shared)} of its {counted(len(pairs), 'layer')}"
         return f"{of} have the same name and shape as one of the other's {len(by_place)}"
     moved = sum(_is_other(mine, row) for mine, row in shared)
-    return f"{counted(moved, 'layer')} had other weights before" if moved else ""
+    return f"{counted(moved, 'layer')} had other weights before quantization" if moved else ""
 
 
 def _is_other(mine: LayerRow, row: LayerRow) -> bool:

@@ -12,10 +12,10 @@ from arrowquant_dist.report import text
 from arrowquant_dist.report.text import MISSING, LayerName
 
 WEIGHT_COSINE_NOTE = (
-    "Weight cosine is not accuracy. It says how far the stored weights are from the original ones, not "
-    "what the model makes of them: with all-MiniLM-L6-v2 at 2 bits, round-to-nearest keeps a mean weight "
-    "cosine of 0.72 while its embeddings have nothing to do with the model's any more (cosine 0.03 to the "
-    "original's). Measure the model's output too before you rely on it, by `arrowquant evaluate`."
+    "Weight cosine is not accuracy. It says how close the stored weights are to the original ones, not how "
+    "close the model's outputs are: with all-MiniLM-L6-v2 at 2 bits, round-to-nearest keeps a mean weight "
+    "cosine of 0.72, but the embeddings are unrelated to those of the original (their cosine is 0.03). Measure "
+    "the outputs with `arrowquant evaluate` before you rely on a dataset."
 )
 _NAMED_PER_REASON = 20
 _TELEPHONE_COLUMNS, _TELEPHONE_CHARS = 3, 36
@@ -104,7 +104,10 @@ def _accuracy_lines(report: ReportFigures) -> Iterable[tuple[str, str]]:
     accuracy = report.accuracy
     if accuracy is None:
         keeps = report.config.get("keep_codes")
-        yield "weight cosine", "of no layer; codes are the source's own" if keeps else "nothing is quantized"
+        yield (
+            "weight cosine",
+            "not known, since codes are the source's own" if keeps else "nothing is quantized",
+        )
         return
     if accuracy.cosine is not None:
         stat = accuracy.cosine
@@ -149,7 +152,7 @@ def _workers(report: ReportFigures) -> str:
 
 def _repeated(report: ReportFigures) -> str:
     run, work = report.run, report.work
-    shards = f"{counted(run.shard_retries, 'shard')}, {run.stolen} more at the tail"
+    shards = f"{counted(run.shard_retries, 'shard')}, {run.stolen} more near the end"
     if work is None:
         return f"{shards}; requests were not counted"
     requests = work.this_run.request_retries
@@ -300,7 +303,7 @@ def _bytes_moved(report: ReportFigures) -> str:
     if work is None:
         return MISSING
     read, written = work.this_run.read_nbytes, work.this_run.written_nbytes
-    each = f" ({work.read_per_source:.2f} for a byte of weights)" if work.read_per_source is not None else ""
+    each = f" ({work.read_per_source:.2f} per byte of weights)" if work.read_per_source is not None else ""
     return f"{text.nbytes(read)} read{each}, {text.nbytes(written)} written by this run's workers"
 
 

@@ -137,7 +137,7 @@ def test_what_loses_nothing_is_the_best_and_is_said_to_be_lossless(report: Repor
     line = lines_of(datasets)["SQNR of all layers that any of them quantizes"]
     assert line.cells == ("20.0 dB", "lossless", "30.0 dB")
     assert line.best == (False, True, False)
-    assert "Without any error, and not drawn: B." in comparison_page(datasets)
+    assert "Lossless, so not drawn: B." in comparison_page(datasets)
 
 
 MSE = ENERGY * 10**-0.9  # at 9 dB
@@ -152,7 +152,7 @@ MSE = ENERGY * 10**-0.9  # at 9 dB
             "1 of its 2 layers have the same name and shape",
         ),
         ((layer("a", 9.0),), "1 of its 1 layer have the same name and shape as one of the other's 2"),
-        ((layer("a", 9.0, mse=1.02 * MSE), layer("b", 9.0)), "1 layer had other weights before"),
+        ((layer("a", 9.0, mse=1.02 * MSE), layer("b", 9.0)), "1 layer had other weights before quantization"),
     ],
 )
 def test_of_datasets_of_different_models_none_is_called_better(

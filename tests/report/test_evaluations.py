@@ -97,7 +97,7 @@ def rows_of(found: Evaluation) -> dict[str, str]:
 def test_the_table_says_what_was_measured_and_with_what() -> None:
     rows = rows_of(of_embeddings())
     assert rows["texts"] == "news.txt: 100 texts, 2500 tokens"
-    assert rows["embedding cosine"] == "mean 0.931250, 5th percentile 0.900000, least 0.850000"
+    assert rows["embedding cosine"] == "mean 0.931250, 5th percentile 0.900000, min 0.850000"
     assert rows["rank correlation of similarities"] == "0.940000"
     assert rows["recall@10 of neighbours"] == "0.625000"
     assert rows["pooling"] == "its own, by sentence-transformers"
@@ -178,13 +178,13 @@ def test_those_of_the_dataset_are_read_back_and_those_of_one_before_it_left_out(
     ("content", "said"),
     [
         ("{", "the evaluations are damaged"),
-        ("[]", "JSON, but no evaluations"),
-        ('{"evaluations": []}', "its evaluation_version is none"),
+        ("[]", "JSON, but not with evaluations"),
+        ('{"evaluations": []}', "its evaluation_version is not one"),
         (
             '{"evaluations": [], "evaluation_version": 2}',
             "evaluation_version is 2, this release reads up to 1",
         ),
-        ('{"evaluations": [5], "evaluation_version": 1}', "one of the evaluations is no object"),
+        ('{"evaluations": [5], "evaluation_version": 1}', "one of the evaluations is not an object"),
         ('{"evaluations": [{}], "evaluation_version": 1}', "an evaluation is damaged"),
     ],
 )

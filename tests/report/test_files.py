@@ -295,9 +295,9 @@ def test_who_did_the_work_and_what_was_lost_is_in_every_report(report: ReportFig
     content = re.sub(r"\\|&lt;|&gt;", "", form(report))
     for said in (
         "2 (inline) on 2 nodes, 75.0 % of their time useful, 5.0 % wasted (0.50 s)",
-        "2 shards, 1 more at the tail; 3 requests",
+        "2 shards, 1 more near the end; 3 requests",
         "planning 0.25 s, running 1.50 s, reducing 0.12 s, publishing 0.12 s",
-        "1.10 kB read (1.10 for a byte of weights), 2.00 kB written by this run's workers",
+        "1.10 kB read (1.10 per byte of weights), 2.00 kB written by this run's workers",
         "mean 179 B/s, min 114 B/s, max 272 B/s, of 3 processes",
     ):
         assert said in content.replace("&#39;", "'"), said

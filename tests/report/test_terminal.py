@@ -131,7 +131,7 @@ def test_notes_on_a_terminal_are_a_line_each_and_the_others_are_counted(
     monkeypatch.setenv("COLUMNS", "40")
     assert noted(Terminal(), NOTES) == [
         "note: mse instead of gptq for 2 layers …",
-        "and 3 more notes, in the report",
+        "and 3 more notes in the report",
     ]
     assert noted(Terminal(), NOTES[:2]) == ["note: mse instead of gptq for 2 layers …", "note: short"]
     assert noted(Terminal(), ()) == []

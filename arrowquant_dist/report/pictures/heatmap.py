@@ -121,7 +121,7 @@ def _scale(low: float, high: float, y: float) -> str:
 def _caption(roles: int, shown: int, columns: _Columns) -> str:
     said = ["The stronger the colour, the more noise."]
     if columns.most > 1:
-        said.append(f"A column is {counted(columns.most, 'block')}, in the colour of the one with the most.")
+        said.append(f"A column is {counted(columns.most, 'block')}, in the colour of the noisiest.")
     if shown < roles:
-        said.append(f"Of {counted(roles, 'role')} the {shown} with the most.")
+        said.append(f"Of {counted(roles, 'role')}, the {shown} with the most noise are shown.")
     return " ".join(said)

@@ -86,19 +86,19 @@ def _name(series: MemorySeries) -> str:
 
 
 def _caption(timeline: Timeline) -> str:
-    said = ["Dots: memory in use when a shard was done. Dashed: the process's peak until then."]
+    said = ["Dots: memory in use when a shard was done. Dashed line: the peak of the process until then."]
     series = timeline.memory
     if any(None in one.resident_nbytes for one in series):
         said = [
-            "Dashed: the process's peak until a shard was done. The system did not say what was in use then."
+            "Dashed line: the peak of the process until a shard was done. The system did not report the memory in use."
         ]
     threads = max(one.workers for one in series)
     if threads > 1:
-        said.append(f"{counted(threads, 'worker')} share a process, which may be the driver's too.")
+        said.append(f"{counted(threads, 'worker')} share a process, possibly with the driver.")
     if timeline.worker_memory_nbytes is not None:
         bound = text.nbytes(timeline.worker_memory_nbytes)
         alone = " if it has a process of its own" if threads > 1 else ""
         said.append(f"The plan's bound is {bound} a worker{alone}.")
     if timeline.nodes > 1:
-        said.append("Each node is drawn by its own clock.")
+        said.append("The times of a node are those of its own clock.")
     return " ".join(said)

@@ -57,7 +57,7 @@ def by_depth(rows: Sequence[LayerRow]) -> Picture | None:
     title = "Error by layer and depth"
     caption = "Higher is better."
     if outside:
-        caption += " At “–” stand layers outside of blocks."
+        caption += " Layers outside of blocks are at “–”."
     return _scatter(title, noisy, rows, place, below, "block", caption)
 
 
@@ -173,7 +173,7 @@ def _left_out(rows: Sequence[LayerRow], shown: Sequence[LayerRow]) -> str:
     """A sentence that says how many quantized layers have no noise to show; empty if all have."""
     without = sum(row.is_quantized for row in rows) - len(shown)
     return (
-        f"Not shown: {counted(without, 'quantized layer')} without an error or a figure of it."
+        f"Not shown: {counted(without, 'quantized layer')} without any error, or whose error is not known."
         if without
         else ""
     )

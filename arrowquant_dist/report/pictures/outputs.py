@@ -52,8 +52,8 @@ def errors_of_outputs(report: ReportFigures, evaluations: Sequence[Evaluation]) 
     figures = "; ".join(f"{one.what}: {text.small(one.value)}" for one in found)
     legend = (("of-weights", "weights"), ("of-outputs", "outputs"))
     caption = (
-        "From one line to the next an error is ten times as large. Which outputs are good enough does not follow "
-        "from the weights: the same error of these may cost a model little or all."
+        "From one line to the next, the error is ten times as large. The error of the weights does not tell whether "
+        "the outputs are good enough: the same error may cost one model little and another one everything."
     )
     return Picture(_TITLE, drawing(_TITLE, height, parts, figures), legend, caption)
 

@@ -111,11 +111,11 @@ def _beaten(points: Sequence[Point]) -> str:
         return f"{', '.join(said)}: no larger, and no worse."
     if len({(point.bits, point.good) for point in points}) == 1:
         return "All are equal."
-    return "None beats another: fewer bits cost accuracy."
+    return "No dataset beats another one: fewer bits cost accuracy."
 
 
 def _undrawn(letters: Sequence[str]) -> list[str]:
-    return [f"Without any error, and not drawn: {', '.join(letters)}."] if letters else []
+    return [f"Lossless, so not drawn: {', '.join(letters)}."] if letters else []
 
 
 def _told(point: Point) -> str:

@@ -21,10 +21,10 @@ _PROFILE = 46.0  # height of the curve of all workers
 _LETTERS, _NODE_LETTERS = 11, 50
 _LEAST, _GAP = 0.8, 0.6  # least width of a bar, and room after a bar that is wide enough
 _NOT_RECORDED = (
-    "When shards were made, and what memory that took, is not in this report: the release that made the dataset "
+    "This report does not say when shards were made and how much memory that took: the release that made the dataset "
     "did not record it."
 )
-_ALL_BEFORE = "Every shard was finished before this run: there is nothing of it to draw over time."
+_ALL_BEFORE = "Every shard was finished before this run, so there is nothing to draw over time."
 
 _Along = Callable[[float], float]  # seconds since the run began → place on the picture
 
@@ -143,7 +143,7 @@ def _profile(timeline: Timeline, place: _Along) -> tuple[list[str], float]:
         for side in (0, 1)
     ]
     parts = [
-        words(4, 12, f"at work, of all {timeline.workers}"),
+        words(4, 12, f"workers at work, of {timeline.workers}"),
         words(_LEFT - 6, _HEADING + 9, f"{most:.0f}", "axis", "end"),
         words(_LEFT - 6, bottom, "0", "axis", "end"),
         box(_LEFT, _HEADING, RIGHT - _LEFT, _PROFILE, "idle"),
@@ -154,32 +154,34 @@ def _profile(timeline: Timeline, place: _Along) -> tuple[list[str], float]:
 
 def _caption(report: ReportFigures, timeline: Timeline) -> str:
     said = [
-        "A bar is a shard. Its colours say how long each phase took in all; in truth they take turns. Before the "
-        "first bars the run is planned and workers start. Between bars a worker waits, or its attempt did not count."
+        "A bar is a shard. Its colours show how long each phase took in total; in truth the phases alternate. Before "
+        "the first bars, the run is planned and workers start. Between bars, a worker waits, or makes an attempt that "
+        "does not count."
     ]
     if timeline.workers > len(timeline.lanes):
         half = len(timeline.lanes) // 2
         said.append(
-            f"Of {counted(timeline.workers, 'worker')} the {half} that were at work longest and the {half} least."
+            f"Of {counted(timeline.workers, 'worker')}, the {half} that worked longest and the {half} that worked "
+            "least are shown."
         )
     if sum(map(len, (lane.bar_shards for lane in timeline.lanes))) < sum(
         lane.shards for lane in timeline.lanes
     ):
-        said.append("A bar may be several shards.")
+        said.append("A bar may stand for several shards.")
     if timeline.nodes > 1:
-        said.append("Each node is drawn by its own clock.")
+        said.append("The times of a node are those of its own clock.")
     if timeline.moved_nodes:
         of = counted(timeline.moved_nodes, "node")
         by = text.seconds(timeline.moved_seconds)
-        said.append(f"Outside of the run by the clock of {of}: moved into it, by up to {by}.")
+        said.append(f"The times of {of} were outside of the run and were moved into it, by up to {by}.")
     if timeline.cut_shards:
         said.append(
-            f"{counted(timeline.cut_shards, 'shard')} begun before the run: drawn from its beginning on."
+            f"Drawn only from the beginning of the run: {counted(timeline.cut_shards, 'shard')} that began before it."
         )
     earlier = len(report.run.resumed_shards)
     if earlier:
-        said.append(f"{counted(earlier, 'shard')} of earlier runs not drawn.")
+        said.append(f"Not drawn: {counted(earlier, 'shard')} of earlier runs.")
     idle = report.run.workers - timeline.workers
     if idle > 0:
-        said.append(f"{counted(idle, 'worker')} of {report.run.workers} made none.")
+        said.append(f"{idle} of {counted(report.run.workers, 'worker')} made no shard.")
     return " ".join(said)

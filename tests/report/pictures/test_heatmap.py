@@ -41,7 +41,7 @@ def test_of_many_roles_those_with_the_most_noise_are_drawn() -> None:
     rows = [layer(f"layers.{i % 90}.part{i}.weight", 8.0 + i / 100) for i in range(3000)]
     picture = heat_map(rows)
     assert picture is not None
-    assert "Of 3000 roles the 24 with" in picture.caption
+    assert "Of 3000 roles, the 24 with" in picture.caption
     assert len(re.findall("<title>", picture.svg)) == 24
     assert "layers.0.part0.weight" in picture.svg
 

@@ -69,13 +69,13 @@ def test_what_the_system_does_not_say_is_not_drawn_and_said() -> None:
     picture = drawn([attempt(0, 0.0, 1.0, resident_nbytes=None, peak_memory_nbytes=100 * MIB)])
     assert dots(picture) == []
     assert "trace peak" in picture.svg
-    assert "did not say" in picture.caption
+    assert "did not report" in picture.caption
 
 
 def test_a_large_cluster_is_one_line_of_its_largest_process_within_the_picture() -> None:
     picture = drawn(cluster(workers=256, shards=9000))
     assert picture.legend == (("line-0", "the largest of 256 processes"),)
-    assert "Each node is drawn by its own clock." in picture.caption
+    assert "The times of a node are those of its own clock." in picture.caption
     for _, x, y in dots(picture):
         assert LEFT <= x <= RIGHT
         assert TOP <= y <= BOTTOM

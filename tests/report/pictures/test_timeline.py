@@ -138,21 +138,23 @@ def test_lanes_are_called_by_their_process_under_their_node() -> None:
 def test_what_is_not_on_the_picture_is_said_below_it() -> None:
     assert "clock" not in drawn(TWO).caption
     several = drawn([*TWO, attempt(3, 2.0, 1.0, "m/1"), attempt(4, 7200.0, 1.0, "far/1")]).caption
-    assert "Each node is drawn by its own clock." in several
-    assert "Outside of the run by the clock of 1 node: moved into it, by up to 1 h 59" in several
+    assert "The times of a node are those of its own clock." in several
+    assert "The times of 1 node were outside of the run and were moved into it, by up to 1 h 59" in several
     earlier = drawn([attempt(9, -9000.0, 1.0), attempt(8, -1.0, 3.0, thread=4)], resumed_shards=(9,)).caption
-    assert "1 shard of earlier runs not drawn." in earlier
-    assert "1 shard begun before the run: drawn from its beginning on." in earlier
-    assert "1 worker of 2 made none." in earlier
+    assert "Not drawn: 1 shard of earlier runs." in earlier
+    assert "Drawn only from the beginning of the run: 1 shard that began before it." in earlier
+    assert "1 of 2 workers made no shard." in earlier
 
 
 def test_of_a_large_cluster_all_workers_are_counted_and_some_have_lanes() -> None:
     picture = drawn(cluster(workers=256, shards=20_000))
     assert len(boxes(picture, "idle")) == MOST_LANES + 1
     assert len(boxes(picture, "shard")) <= MOST_BARS + MOST_LANES
-    assert "at work, of all 256" in picture.svg
-    assert "Of 256 workers the 8 that were at work longest and the 8 least." in picture.caption
-    assert "A bar may be several shards." in picture.caption
+    assert "workers at work, of 256" in picture.svg
+    assert (
+        "Of 256 workers, the 8 that worked longest and the 8 that worked least are shown." in picture.caption
+    )
+    assert "A bar may stand for several shards." in picture.caption
     assert len(picture.svg) < 250_000
 
 

@@ -17,9 +17,9 @@ class EmbeddingFigures:
     dimensions: length of an embedding. cosine_mean, cosine_p5, cosine_min: mean, 5th percentile (linearly
     interpolated) and minimum over the texts of the cosine e·ê / (|e| |ê|). rank_correlation: Spearman's correlation of
     the cosines of all pairs of texts by e with those by ê, where ties have the mean of their ranks; None for fewer than
-    three texts, or if all cosines are equal. pairs: number of pairs in the correlation. recall_at_10: share of a text's
-    ten nearest other texts by e that are among its ten nearest by ê, averaged over the texts; nearest by cosine, and of
-    equally near texts the first; None for ten texts or fewer.
+    three texts, or if all cosines by e or all by ê are equal. pairs: number of pairs in the correlation. recall_at_10:
+    share of a text's ten nearest other texts by e that are among its ten nearest by ê, averaged over the texts; nearest
+    by cosine, and of equally near texts the first; None for ten texts or fewer.
 
     If there are more than 3,000 texts, the pairs are those of 3,000 evenly spread ones. The recall is then averaged
     over these texts alone, but their neighbours are looked for among all.

@@ -1,4 +1,4 @@
-"""Everything that is measured of a checkpoint and its datasets, against targets, as one report."""
+"""Measures a checkpoint and the datasets made from it, compares them with targets, and writes one report."""
 
 from arrowquant_dist.validation.api import validate
 from arrowquant_dist.validation.figures import Validation

@@ -1,4 +1,4 @@
-"""What has to hold: figures against their targets, and checks."""
+"""The criteria of a validation: checks, and figures compared with their targets."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _SHOWN_PROBLEMS = 3
 def criteria_of(
     datasets: Sequence[DatasetFigures], checks: Iterable[Check], targets: Targets
 ) -> tuple[Criterion, ...]:
-    """In the order of categories. Without a figure a criterion is not met."""
+    """All criteria, in the order of CATEGORIES. A criterion whose figure could not be measured is not met."""
     found = [*_of_checks(checks), *_of_targets(datasets, targets)]
     return tuple(sorted(found, key=lambda one: CATEGORIES.index(one.category)))
 
 
 def check_all_there(name: str, dataset: DatasetFigures, source: SourceFigures) -> Check:
-    """Whether the dataset has as many layers and values as the source."""
+    """Checks that the dataset has as many layers and values as the source."""
     totals = dataset.report.totals
     found = f"{counted(totals.layers, 'layer')} with {counted(totals.params, 'value')}"
     asked = f"{counted(source.layers, 'layer')} with {counted(source.params, 'value')}"

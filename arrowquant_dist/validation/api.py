@@ -1,4 +1,4 @@
-"""validate(), for those who call it."""
+"""The public function validate()."""
 
 from __future__ import annotations
 
@@ -27,20 +27,22 @@ def validate(
     run: RunConfig | None = None,
     progress: StepCallback | bool | None = True,
 ) -> Validation:
-    """Quantizes a checkpoint by each config, and measures what comes out: sizes, errors, outputs, schemas, times and
-    memory, against targets. Written to validation.json, .md and .html of `out`, beside the datasets in `out`/CONFIG.
+    """Quantizes a checkpoint with each config, measures sizes, errors, outputs, schemas, times and memory of the
+    resulting datasets, and compares them with targets. Writes validation.json, .md and .html to `out`, next to the
+    datasets in `out`/CONFIG.
 
-    source: as of `quantize`. out: an empty place, or that of an earlier validation: finished datasets of the same plan
-    are not made again, and the report then says whose times it has. configs: presets and files, or configs by name.
-    targets: a YAML file (validation/targets.yaml has the classic ones, which count where that is None). texts, column:
-    what outputs are measured with, as of `evaluate`; `builtin:held-back` where None. run: instead of what the configs'
-    files say of it. progress: True: drawn in a terminal or a notebook, and nowhere else; False: not at all; a function:
-    called with each TextsStep, from any thread, one call at a time.
+    source: checkpoint, as for `quantize`. out: an empty place, or the `out` of an earlier validation: finished datasets
+    of the same plan are not made again, and the report then says which run its times are from. configs: presets and
+    files, or configs by name. targets: YAML file of targets; None: the classic ones, in validation/targets.yaml. texts,
+    column: texts that outputs are measured with, as for `evaluate`; None: `builtin:held-back`. run: run settings that
+    replace those in the configs' files. progress: True: draw progress if this is a terminal or a notebook; False: show
+    none; a function: called with each TextsStep, from any thread, one call at a time.
 
-    A source without a model that transformers or sentence-transformers can build is validated all the same; the reason
-    is in the report. The first config's run says how the source is reached, and where the report is written.
+    If neither transformers nor sentence-transformers can build a model from the source, everything else is measured,
+    and the report gives the reason. The run settings of the first config decide which storage options read the source
+    and write the report.
 
-    Raises InvalidConfig for targets, configs and texts, TargetConflict where something else is at `out`, and what
+    Raises InvalidConfig for invalid targets, configs or texts, TargetConflict if `out` holds something else, and what
     `quantize` raises. Criteria that are not met raise nothing: see Validation.is_accepted.
     """
     if run is not None:

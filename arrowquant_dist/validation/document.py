@@ -1,4 +1,4 @@
-"""A validation as one document, which Markdown and HTML each draw in their own way."""
+"""A validation as one document, which is rendered as Markdown and as HTML."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ADVICE = {
 
 
 def validation_document(found: Validation) -> Document:
-    """Everything of the report."""
+    """The whole report."""
     summary = tables.summary(found)
     parts = (
         DocumentPart("Summary", tables=in_parts(summary, (0, 1, len(summary.headers) - 1))),
@@ -78,7 +78,8 @@ def _cards(found: Validation) -> tuple[Card, ...]:
 
 
 def _card(one: DatasetFigures) -> Card:
-    """Its size, judged by its outputs where these are known: what weights say is no verdict."""
+    """The size of one dataset, with a verdict that its outputs decide. If they were not measured there is none: errors
+    of the weights are not enough for a verdict."""
     totals = one.report.totals
     smaller = (
         f"{text.times(totals.compression_vs_fp16)} smaller than fp16, "
@@ -92,7 +93,7 @@ def _card(one: DatasetFigures) -> Card:
 
 
 def _conclusions(found: Validation) -> tuple[str, ...]:
-    """What to do with each, by its outputs."""
+    """Advice on each dataset, by the verdict on its outputs."""
     return tuple(f"{one.name}: {_ADVICE[_card(one).verdict]}" for one in found.datasets)
 
 

@@ -11,11 +11,11 @@ from arrowquant_dist.reduce.facts import HostFacts
 from arrowquant_dist.storage.uris import is_local, real_place
 from arrowquant_dist.validation.figures import Environment
 
-_OTHERS = ("transformers", "sentence-transformers", "safetensors")  # that HostFacts does not name
+_OTHERS = ("transformers", "sentence-transformers", "safetensors")  # packages that HostFacts does not list
 
 
 def environment_at(out: str) -> Environment:
-    """This machine, and the disk that `out` is on."""
+    """Describes this machine, and the disk that `out` is on."""
     host = HostFacts.here()
     disk = _disk(out) if is_local(out) else None
     return Environment(
@@ -31,7 +31,7 @@ def environment_at(out: str) -> Environment:
 
 
 def _disk(out: str) -> tuple[int, int] | None:
-    """Bytes in all and free where `out` is, or will be."""
+    """(total, free) bytes of the file system that `out` is on, or will be created on."""
     place = Path(real_place(out))
     there = next((folder for folder in (place, *place.parents) if folder.exists()), None)
     if there is None:

@@ -1,4 +1,4 @@
-"""What a validation found, as data: plain values that `to_dict` gives as JSON has them."""
+"""Results of a validation as dataclasses, whose `to_dict` returns plain JSON values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from arrowquant_dist.reduce.figures import ReportFigures
 from arrowquant_dist.report.evaluation import Evaluation
 from arrowquant_dist.report.layer_rows import LayerRow
 
-VALIDATION_VERSION = 1  # of to_dict: goes up when a field goes, or means something else
+VALIDATION_VERSION = 1  # of to_dict: goes up when a field is removed, or changes its meaning
 
 Status = Literal["pass", "fail", "not measured"]
 PASSED: Status = "pass"
@@ -27,8 +27,11 @@ CATEGORIES = (MODEL, COMPRESSION, ACCURACY, SCHEMA, PERFORMANCE)
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """Where it was measured. disk_nbytes, disk_free_nbytes: of the file system that OUT is on; None of object stores.
-    versions: of packages that are installed."""
+    """The machine that the validation ran on.
+
+    disk_nbytes, disk_free_nbytes: size of the file system that OUT is on, and its free bytes; None for object storage.
+    versions: {package: version} of installed packages.
+    """
 
     cpu: str
     cpus: int
@@ -42,8 +45,12 @@ class Environment:
 
 @dataclass(frozen=True, slots=True)
 class SourceFigures:
-    """What was quantized. name: as it was given. nbytes: of all values, in their own dtypes. fp16_nbytes: of the same
-    with floats at 2 bytes. dtypes: {dtype: values}, the most first. file_nbytes: of the files with weights."""
+    """The checkpoint that was quantized.
+
+    name: the source as it was given. nbytes: size of all values in their own dtypes. fp16_nbytes: size of all values
+    with 2 bytes for each float. dtypes: {dtype: number of values}, most frequent first. file_nbytes: size of the files
+    with weights.
+    """
 
     name: str
     uri: str
@@ -58,12 +65,12 @@ class SourceFigures:
 
 @dataclass(frozen=True, slots=True)
 class LoadTime:
-    """How long it takes to have all layers of a dataset, or of the source, as values in their dtype, one after the
-    other.
+    """How long it takes to read all layers of a dataset or of the source, one after the other, decoded to their dtype.
 
-    name: `source`, `V1` or a config's. seconds: the middle one of `runs`, which are repeated when everything is
-    compiled and what is read is in the system's cache. stored_nbytes: that were read. decoded_nbytes: of all values.
-    verified: whether checksums were compared on the way; V1 and other checkpoints have none.
+    name: `source`, `V1` or name of a config. seconds: median of `runs`. runs: seconds of each repetition, after a first
+    one that is not counted: kernels are then compiled, and the files are in the system's cache. stored_nbytes: number
+    of bytes read. decoded_nbytes: size of all decoded values. verified: whether checksums were compared while reading;
+    V1 and other checkpoints have none.
     """
 
     name: str
@@ -76,8 +83,8 @@ class LoadTime:
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """Of a fresh process that loads all layers and keeps them, beside what it has when the first is read. peak_nbytes:
-    resident at most meanwhile. kept_nbytes: at the end."""
+    """Resident memory of a fresh process that loads all layers and keeps them, in addition to what it has before it
+    loads them. peak_nbytes: maximum while loading. kept_nbytes: memory at the end."""
 
     peak_nbytes: int
     kept_nbytes: int
@@ -85,8 +92,9 @@ class Resident:
 
 @dataclass(frozen=True, slots=True)
 class MemoryUse:
-    """decoded, codes: of processes that keep values, or codes and scales. codes is None of the source, which has none.
-    reason: why either is not measured, else empty."""
+    """Memory for the weights of the source or of a dataset. decoded: memory of a process that keeps decoded values.
+    codes: memory of a process that keeps codes and scales; None for the source, which has no codes. reason: why either
+    was not measured, else empty."""
 
     name: str
     file_nbytes: int
@@ -97,8 +105,8 @@ class MemoryUse:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Something that holds or not. config: of whose dataset; empty where it is of none. said: what was looked at, what
-    is wrong, or why it was not looked at."""
+    """Something that either holds or does not. config: name of the config whose dataset was checked; empty for a check
+    of the source. said: what was looked at, what is wrong, or why it was not checked."""
 
     category: str
     name: str
@@ -109,11 +117,13 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Compression:
-    """theoretical: 16 bits over those of a code. uncompressed: with scales, zero points and kept layers, but without
-    compression and framing. actual: of the part files. All against the source at fp16; None where nothing is
-    quantized. efficiency: actual over theoretical.
+    """Compression ratios against the source at fp16, and what the part files consist of.
 
-    scales_share, kept_share, framing_share: of the part files.
+    theoretical: 16 bits divided by the bits of a code, over the quantized layers; None if there are none. uncompressed:
+    ratio with scales, zero points and kept layers, but without Parquet's compression and framing. actual: ratio of the
+    part files. efficiency: `actual` divided by `theoretical`. scales_nbytes: size of scales and zero points before
+    compression. kept_nbytes: stored size of layers that are not quantized. framing_nbytes: what the part files have in
+    addition to stored layers. parts_nbytes: size of the part files.
     """
 
     theoretical: float | None
@@ -128,9 +138,13 @@ class Compression:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Of the run that completed the dataset. measured_now: whether that was this validation. resumed_shards: of
-    `shards`, those that an earlier run had finished, so that wall_seconds is not the time of all; then, and only then,
-    seconds is None. phases: of the driver. worker_phases: of the workers, added up over them."""
+    """Times of the run that completed the dataset.
+
+    wall_seconds: duration of that run. seconds: the same, but None if an earlier run had finished some shards, so that
+    wall_seconds is not the time for all of them. measured_now: whether that run was part of this validation.
+    resumed_shards: number of shards, out of `shards`, that an earlier run had finished. phases: seconds of the driver's
+    phases. worker_phases: seconds of the workers' phases, summed over all workers.
+    """
 
     wall_seconds: float
     seconds: float | None
@@ -145,7 +159,7 @@ class Speed:
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """Quantized layers whose cosine is in [low, high); of the highest bin high belongs to it."""
+    """Quantized layers whose cosine is in [low, high), or in [low, high] for the highest bin."""
 
     low: float
     high: float
@@ -156,8 +170,9 @@ class Bin:
 
 @dataclass(frozen=True, slots=True)
 class DatasetFigures:
-    """One config's dataset. name: the config's. target: where it is, safe to show. evaluation: of its outputs; None
-    where `no_evaluation` says why not. distribution: of the weights' cosines, the highest first."""
+    """The dataset of one config. name: name of the config. target: where the dataset is, without credentials.
+    distribution: bins of the weights' cosines, highest first. evaluation: comparison of its outputs with the
+    original's; None if they were not measured, and `no_evaluation` says why."""
 
     name: str
     target: str
@@ -190,8 +205,8 @@ class DatasetFigures:
 
 @dataclass(frozen=True, slots=True)
 class Criterion:
-    """One thing that has to hold. key: of the targets' file, or the check's name. target, result: as people read them.
-    said: what a result is about, or why there is none."""
+    """One thing that has to hold. key: key in the file of targets, or name of the check. target, result: texts for
+    display. said: what else to know about the result, or why there is none."""
 
     category: str
     key: str
@@ -205,7 +220,7 @@ class Criterion:
 
 @dataclass(frozen=True, slots=True)
 class NamedNote:
-    """Something that has to be known to read the figures, by a name that stays."""
+    """Something that readers of the figures have to know. name: does not change between versions."""
 
     name: str
     text: str
@@ -215,11 +230,12 @@ class NamedNote:
 class Validation:
     """What `validate` found.
 
-    out: where it is written, safe to show. started_at: UTC. seconds: that it took. targets: the file of what has to
-    hold. texts: what outputs were measured with. environment: machine and versions. source: its layers and sizes.
-    source_load, v1_load: how long the source, and the V1 of a dataset, take to load; None without a V1. source_memory:
-    that its weights take. datasets: one a config. checks: of schemas. criteria: what had to hold, and whether it did.
-    notes: what the figures do not say by themselves.
+    out: where the report was written, without credentials. started_at: start, ISO 8601 in UTC. seconds: duration of the
+    validation. targets: name of the file of targets. texts: name of the texts that outputs were measured with.
+    environment: machine and versions. source: layers and sizes of the source. source_load: load time of the source.
+    v1_load: load time of the source as a V1 file; None if none was written. source_memory: memory for the source's
+    weights. datasets: figures of each config's dataset. checks: results of all checks. criteria: what had to hold, and
+    whether it did. notes: what the figures do not say by themselves.
     """
 
     out: str
@@ -239,11 +255,11 @@ class Validation:
 
     @property
     def is_accepted(self) -> bool:
-        """Whether all of the criteria were met."""
+        """Whether all criteria were met."""
         return all(one.status == PASSED for one in self.criteria)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, JSON as they are."""
+        """The validation as plain values that can be written as JSON."""
         return {
             "schema_version": VALIDATION_VERSION,
             "is_accepted": self.is_accepted,

@@ -1,4 +1,4 @@
-"""How long it takes to have all weights: of the source, of V1, and of each dataset."""
+"""Measures how long it takes to load all weights of the source, of its V1 file, and of each dataset."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from arrowquant_dist.validation.figures import LoadTime
 from arrowquant_dist.validation.source import opened_source
 
 RUNS = 3
-_ENOUGH_SECONDS = 20.0  # of runs that take longer no more are made
+_ENOUGH_SECONDS = 20.0  # no further run begins after so long
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Bytes that were read, and those of all values. verified: whether there were checksums, which were compared."""
+    """Bytes read, and size of all decoded values. verified: whether there were checksums to compare."""
 
     stored_nbytes: int
     decoded_nbytes: int
@@ -27,7 +27,7 @@ class Loaded:
 
 
 def dataset_load(name: str, uri: str, storage: Storage, *, verified: bool) -> LoadTime:
-    """Of a V1 or V2 dataset, as torch tensors. verified: whether it has checksums, which are compared."""
+    """Load time of a V1 or V2 dataset, as torch tensors. verified: whether it has checksums; they are compared."""
 
     def load() -> Loaded:
         decoded = 0
@@ -40,8 +40,8 @@ def dataset_load(name: str, uri: str, storage: Storage, *, verified: bool) -> Lo
 
 
 def source_load(source: Location, storage: Storage) -> LoadTime:
-    """Of a checkpoint, as arrays: whatever its format, by the reader that `quantize` has. None has checksums but a V2
-    dataset."""
+    """Load time of a checkpoint of any format, as arrays, with the reader that `quantize` uses. Only a V2 dataset has
+    checksums."""
 
     def load() -> Loaded:
         with opened_source(source, storage) as opened:
@@ -55,7 +55,7 @@ def source_load(source: Location, storage: Storage) -> LoadTime:
 
 
 def _timed(name: str, load: Callable[[], Loaded]) -> LoadTime:
-    """Once for what is compiled and cached, then up to RUNS times."""
+    """Loads once to compile kernels and fill caches, then up to RUNS times with the clock running."""
     began = time.perf_counter()
     loaded = load()
     runs: list[float] = []

@@ -1,4 +1,4 @@
-"""Figures that may have a target: what each is called in a targets' file, which way is better, and where it is from."""
+"""Figures that may have a target: the key of each in a file of targets, which direction is better, and its value."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ from arrowquant_dist.report.compare import stored_bits
 from arrowquant_dist.report.evaluated import HIGH, LOW
 from arrowquant_dist.validation.figures import ACCURACY, COMPRESSION, PERFORMANCE, DatasetFigures
 
-_COMPILING_SECONDS = 1.0  # less is loading them from their cache
+_COMPILING_SECONDS = 1.0  # in less time, kernels are only loaded from their cache
 
 
 @dataclass(frozen=True, slots=True)
 class Measurable:
-    """better: HIGH or LOW. lowest, highest: that a target may be. form: as people read it. figure: None where it was
-    not measured, and why_not then says why. about: what else has to be known of it; may be empty."""
+    """A figure that may have a target.
+
+    better: HIGH or LOW. lowest, highest: bounds of a target. form: formats a value for display. figure: returns the
+    value for a dataset, or None if it was not measured; why_not then returns the reason. about: returns what else to
+    know about the value; may be empty.
+    """
 
     key: str
     label: str
@@ -52,7 +56,7 @@ def _not_timed(one: DatasetFigures) -> str:
 
 
 def _compiling(one: DatasetFigures) -> str:
-    """Kernels are compiled once on a machine, which a run that does it takes longer for."""
+    """A remark for a run that compiled kernels, which happens once per machine and makes that run slower."""
     seconds = one.speed.worker_phases.get("compile", 0.0)
     if seconds < _COMPILING_SECONDS:
         return ""

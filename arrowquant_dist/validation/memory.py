@@ -1,4 +1,4 @@
-"""Memory of processes that have all weights, each measured in one of its own (resident.py)."""
+"""Measures the memory of processes that hold all weights, each in a process of its own (resident.py)."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from arrowquant_dist.report import text
 from arrowquant_dist.validation import resident
 from arrowquant_dist.validation.figures import MemoryUse, Resident
 
-_SHARE = 0.5  # of the machine's memory, that weights which are kept may take
-_LAST_WORDS = 300
+_SHARE = 0.5  # largest share of the machine's memory that the kept weights may take
+_LAST_WORDS = 300  # characters shown of a process's last line of errors
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """Weights that a process is to have. decoded_nbytes: of all values. ways: of resident.py, as what it keeps them."""
+    """Weights for processes to load and keep. decoded_nbytes: size of all decoded values. ways: the forms in which they
+    are kept, SOURCE, VALUES or CODES of resident.py, each in a process of its own."""
 
     name: str
     uri: str
@@ -42,7 +43,7 @@ def dataset_kept(name: str, uri: str, storage: Storage, file_nbytes: int, decode
 
 
 def measured_memory(kept: Sequence[Kept]) -> tuple[MemoryUse, ...]:
-    """What the processes of each took, one after the other; with the reason where it could not be measured."""
+    """Memory use for each of `kept`, measured one after the other, or the reason why it could not be measured."""
     reasons = [_why_not(one) for one in kept]
     asked = [(one, way) for one, reason in zip(kept, reasons, strict=True) if not reason for way in one.ways]
     said = iter(_said([_question(*each) for each in asked]))
@@ -55,7 +56,7 @@ def measured_memory(kept: Sequence[Kept]) -> tuple[MemoryUse, ...]:
 
 
 def _use(one: Kept, said: Sequence[dict[str, Any]]) -> MemoryUse:
-    """said: what came back of each of its ways, {peak_nbytes, kept_nbytes} or {error}."""
+    """said: answer for each of its ways: {peak_nbytes, kept_nbytes} or {error}."""
     each = [None if "error" in found else Resident(**found) for found in said]
     reasons = dict.fromkeys(str(found["error"]) for found in said if "error" in found)
     return MemoryUse(
@@ -64,7 +65,7 @@ def _use(one: Kept, said: Sequence[dict[str, Any]]) -> MemoryUse:
 
 
 def _why_not(one: Kept) -> str:
-    """Why it can't be measured here; empty where it can."""
+    """Why memory cannot be measured here; empty if it can."""
     if not resident.can_measure():
         return "this system does not say what is resident"
     if one.decoded_nbytes > _SHARE * memory_nbytes():
@@ -86,12 +87,12 @@ def _question(one: Kept, way: str) -> dict[str, Any]:
 
 
 def _said(questions: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What the program says to each."""
+    """The answers of resident.py to the questions, in their order."""
     if not questions:
         return []
-    package = str(Path(__file__).parents[2])  # this one, wherever it came from
+    package = str(Path(__file__).parents[2])  # the child imports the same package as this process
     path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(  # noqa: S603 - this program, with nothing of a stranger on its command line
+    done = subprocess.run(  # noqa: S603 - a fixed command line, without outside input
         [sys.executable, "-P", "-m", resident.__name__],
         input=json.dumps(questions),
         capture_output=True,

@@ -1,4 +1,4 @@
-"""The configs of a validation, each by the name that its folder, its column and its targets have."""
+"""The configs of a validation, each with the name of its folder, its column in tables, and its targets."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from arrowquant_dist.location import Location, location
 from arrowquant_dist.validation.place import PATHS
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
-MOST_CONFIGS = 20  # columns of a table
+MOST_CONFIGS = 20  # each is a column of the tables
 DEFAULT_CONFIGS = ("int8", "int4", "int2")
 
 
 @dataclass(frozen=True, slots=True)
 class NamedConfig:
-    """name: of the preset, or of the file without its suffix. run: how its run goes, as its file says."""
+    """A config with its name. name: name of the preset, or of the file without its suffix. run: run settings from its
+    file."""
 
     name: str
     config: QuantizationConfig
@@ -30,9 +31,11 @@ class NamedConfig:
 def named_configs(
     configs: Sequence[Location] | Mapping[str, QuantizationConfig], run: RunConfig | None
 ) -> tuple[NamedConfig, ...]:
-    """Presets and files, or configs by name. run: instead of what the files say.
+    """Reads and checks the configs. configs: presets and files, or configs by name. run: run settings that replace
+    those in the files.
 
-    Raises InvalidConfig for what is none, and where two would have one folder.
+    Raises InvalidConfig for an invalid config or name, for none or too many, and for two of the same name, since each
+    has a folder by its name.
     """
     if isinstance(configs, Mapping):
         found = [_given(name, config) for name, config in configs.items()]

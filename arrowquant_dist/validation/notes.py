@@ -1,4 +1,4 @@
-"""What has to be known to read the figures: each note has a name, and says what was measured of this source."""
+"""Notes on what readers of the figures have to know. Each has a name, and gives the numbers of this source."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from arrowquant_dist.validation.targets import Targets
 def notes_of(
     source: SourceFigures, datasets: Sequence[DatasetFigures], targets: Targets, v1: LoadTime | None
 ) -> tuple[NamedNote, ...]:
-    """In the order of the tables that they are about."""
+    """All notes, in the order of the tables that they explain."""
     every = (
         *_size(source),
         *_efficiency(datasets),

@@ -1,4 +1,4 @@
-"""What a dataset's model makes of texts, where there is a model."""
+"""Compares the outputs of a dataset's model with those of the original, if a model can be built."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from arrowquant_dist.report.evaluation import Evaluation
 from arrowquant_dist.texts import Texts
 from arrowquant_dist.texts.steps import StepCallback
 
-_READING_NBYTES = 2 << 30  # for reading, beside the models
-_MODELS_NBYTES = 8  # a parameter, of two models in float32
-USUAL_SHARE = 0.8  # of the machine's memory, that they may take unasked
-# What is raised where there is no model that this program can build and give texts.
+_READING_NBYTES = 2 << 30  # memory for reading, in addition to the models
+_MODELS_NBYTES = 8  # memory per parameter for two models in float32
+USUAL_SHARE = 0.8  # share of the machine's memory that the models may take if no texts were asked for
+# Errors that mean that no model can be built and given texts.
 _NO_MODEL = (InvalidConfig, MissingDependency, ModelMismatch, NotFound)
 
 
@@ -28,8 +28,8 @@ def measured_outputs(
     most_nbytes: int | None,
     show: StepCallback,
 ) -> tuple[Evaluation | None, str]:
-    """The evaluation, which the dataset's own report has too; or why there is none. most_nbytes: that both models may
-    take; None for whatever they do."""
+    """The evaluation, which is also written to the dataset's own report, or None and the reason. params: number of
+    values. most_nbytes: largest memory that both models may take; None: no limit."""
     needed = _MODELS_NBYTES * params
     if most_nbytes is not None and needed > most_nbytes:
         has = text.nbytes(memory_nbytes())

@@ -1,4 +1,4 @@
-"""OUT as a place: a folder a config, and the report beside them."""
+"""The place OUT: a folder for each config's dataset, and the report next to them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from arrowquant_dist.target.layout import PLAN_PATH
 from arrowquant_dist.target.manifest import MANIFEST_PATH
 
 JSON_PATH, MARKDOWN_PATH, PAGE_PATH = "validation.json", "validation.md", "validation.html"
-PATHS = (MARKDOWN_PATH, PAGE_PATH, JSON_PATH)  # the JSON last: it says that all is there
+PATHS = (MARKDOWN_PATH, PAGE_PATH, JSON_PATH)  # the JSON is written last: if it is there, so are the others
 
 
 @dataclass(frozen=True, slots=True)
 class ValidationPlace:
-    """The folder or URL that is validated into. out: as it was given, with what may be secret."""
+    """The folder or URL that the validation writes to. out: the place as it was given, which may have credentials."""
 
     out: str
     store: Store
@@ -35,12 +35,12 @@ class ValidationPlace:
         return cls(out.rstrip("/") or out, open_store(out, storage))
 
     def target(self, config: str) -> str:
-        """Where the dataset of a config goes."""
+        """The path or URL of a config's dataset."""
         return f"{self.out}/{config}"
 
     def refuse_others(self, configs: Collection[str]) -> None:
-        """TargetConflict where something else than a validation is here. Datasets of other configs may be: they stay as
-        they are."""
+        """Raises TargetConflict if something other than a validation is here. Datasets of other configs may be here;
+        they are not touched."""
         if self.store.exists(""):
             raise TargetConflict("this is a file; choose an empty or new folder", uri=self.store.uri)
         tops: dict[str, set[str]] = {}
@@ -55,7 +55,7 @@ class ValidationPlace:
             raise TargetConflict(message, uri=self.store.uri)
 
     def write(self, values: dict[str, Any], markdown: str, page: str) -> None:
-        """The report in its three forms, over one that is there."""
+        """Writes the report in its three forms, and replaces an earlier one."""
         content = {
             MARKDOWN_PATH: markdown.encode(),
             PAGE_PATH: page.encode(),
@@ -66,5 +66,5 @@ class ValidationPlace:
 
 
 def _is_target(paths: Collection[str]) -> bool:
-    """Whether what lies in a folder is a dataset, or one in the making."""
+    """Whether a folder with these paths is a dataset, finished or not."""
     return MANIFEST_PATH in paths or PLAN_PATH in paths

@@ -1,10 +1,10 @@
-"""What a process takes to have all weights, beside what it has when the first is read: a program of its own, so that
-nothing else of it counts.
+"""A program that measures how much memory a process needs to hold all weights, in addition to what it has before it
+reads them. It is a program of its own so that nothing else is counted.
 
-`python -m arrowquant_dist.validation.resident` reads a list of {uri, what, storage_options, transfer} from stdin, where
-options with credentials are in no list of processes. Each is measured in a fork, which has imported everything and done
-nothing, and ends with it; printed is a list of {peak_nbytes, kept_nbytes}, or of {error}. The kernel says what was
-resident.
+`python -m arrowquant_dist.validation.resident` reads a list of {uri, what, storage_options, transfer} from stdin, so
+that options with credentials are not in a list of processes. Each is measured in a fork of its own, which has imported
+everything and done nothing else. The program prints a list of {peak_nbytes, kept_nbytes} or {error}. The resident
+memory is the kernel's figure.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ _PROC = Path("/proc/self")
 
 
 def can_measure() -> bool:
-    """Whether this system says what is resident, and forgets the most of it on request."""
+    """Whether this system says how much memory is resident, and can reset the recorded peak."""
     return (_PROC / "clear_refs").exists() and (_PROC / "status").exists()
 
 
 def answer() -> None:
-    import torch  # noqa: F401 - which loaders need: imported once
+    import torch  # noqa: F401 - loaders need it: imported once, before the forks
 
     asked = json.loads(sys.stdin.read())
     json.dump([_forked(one) for one in asked], sys.stdout)
 
 
 def _forked(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """What a fork of this process says, which ends then."""
+    """The answer of a fork of this process, which then ends."""
     with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
         try:
             return pool.submit(_said, asked).result()
@@ -66,7 +66,8 @@ def _of_dataset(uri: str, what: str, storage: Storage) -> Resident:
     with WeightLoader(
         uri, storage_options=storage.options, transfer=storage.transfer, dequantize=is_decoded
     ) as loader:
-        smallest: dict[str, tuple[int, str]] = {}  # of each type: its kernels are compiled or loaded before
+        # The smallest layer of each type: reading it compiles or loads the type's kernels before memory is measured.
+        smallest: dict[str, tuple[int, str]] = {}
         for name in list(loader.keys()):
             stored = loader.layer(name)
             known = smallest.get(stored.quant_type, (stored.num_params, name))
@@ -88,13 +89,13 @@ def _resident(load: Callable[[], Any]) -> Resident:
     gc.collect()
     give_back_freed_memory()
     before = status_nbytes("VmRSS")
-    (_PROC / "clear_refs").write_text("5")  # the most is taken from now on
+    (_PROC / "clear_refs").write_text("5")  # resets the recorded peak
     kept = load()
     peak = status_nbytes("VmHWM") - before
     gc.collect()
     give_back_freed_memory()
     left = max(status_nbytes("VmRSS") - before, 0)
-    found = Resident(max(peak, left), left)  # each thread tells the kernel of its last pages late
+    found = Resident(max(peak, left), left)  # the peak may be too low: the kernel counts last pages late
     del kept
     return found
 

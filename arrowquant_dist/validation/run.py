@@ -1,4 +1,4 @@
-"""run_validation(): quantize, check, load, measure, judge. The story, top to bottom."""
+"""run_validation(): quantizes, checks, loads, measures and judges, in the order in which it happens."""
 
 from __future__ import annotations
 
@@ -52,9 +52,8 @@ from arrowquant_dist.verify import verify
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is validated, where, and by what. name: of the source, as it was given, but for what may be secret.
-    most_nbytes: of memory, that models may take for their outputs; None where texts were asked for, whatever that
-    takes."""
+    """What to validate, where, and with what. name: the source as it was given, without credentials. most_nbytes:
+    memory that models may take to measure their outputs; None: no limit, because texts were asked for."""
 
     source: str
     place: ValidationPlace
@@ -74,7 +73,7 @@ class Asked:
         texts: Location | Sequence[str] | None,
         column: str | None,
     ) -> Asked:
-        """Everything is checked that needs no weights."""
+        """Reads targets and texts, and checks everything that can be checked without weights."""
         first = configs[0].run
         targets.refuse_unknown([one.name for one in configs])
         place = ValidationPlace.of(location(out, "out"), first.target_storage)
@@ -90,7 +89,8 @@ class Asked:
 
 
 def run_validation(asked: Asked, progress: StepCallback | None) -> Validation:
-    """As `validate`, of what was checked. Nothing is written of a source that is another one at the end."""
+    """Does what `validate` describes. Writes no report if the source has changed by the end; then SourceChanged is
+    raised."""
     checkpoint = open_checkpoint(asked.source, asked.source_storage)
     asked.place.refuse_others([one.name for one in asked.configs])
     _refuse_unplannable(asked)
@@ -102,8 +102,9 @@ def run_validation(asked: Asked, progress: StepCallback | None) -> Validation:
 
 
 def _refuse_unplannable(asked: Asked) -> None:
-    """What `quantize` refuses of any config before it reads a weight, so that the last one does not after hours of the
-    others. Those that choose how layers are stored read weights for it, and wait for their turn."""
+    """Raises what `quantize` would raise for any config before it reads a weight, so that the last config is not
+    refused after hours of work on the others. Configs that choose how layers are stored have to read weights for that,
+    so they are checked when their turn comes."""
     for one in asked.configs:
         if one.config.size is None and one.config.min_quality is None:
             try:
@@ -153,7 +154,7 @@ def _quantized(asked: Asked, one: NamedConfig, teller: ValidationTeller) -> Outc
 
 
 def _checked(asked: Asked, nbytes: int, folder: Path, teller: ValidationTeller) -> Iterator[Check]:
-    """nbytes: of all values of the source."""
+    """The checks of each dataset. nbytes: size of all values of the source."""
     for one in asked.configs:
         target, storage = asked.place.target(one.name), one.run.target_storage
         yield check_sound(
@@ -177,7 +178,7 @@ def _memory(
     loads: Mapping[str, LoadTime],
     teller: ValidationTeller,
 ) -> tuple[MemoryUse, ...]:
-    """Of the source, then of each config's dataset."""
+    """Memory use of the source, then of each config's dataset."""
     kept = [source_kept(asked.source, asked.source_storage, source.file_nbytes, source.nbytes)]
     for one in asked.configs:
         files = outcomes[one.name].report.totals.parts_nbytes

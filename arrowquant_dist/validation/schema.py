@@ -1,4 +1,4 @@
-"""V1 and V2 as files, looked at by pyarrow alone: what the loader gives has to be what is in them."""
+"""Checks V1 and V2 files with pyarrow alone: their schemas, and that the loader returns the values that are in them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from arrowquant_dist.validation.telling import ValidationTeller
 V1_READ, V2_WRITE, V2_TO_V1 = "V1 is read", "V2 is written", "V2 becomes V1"
 _VERSION_KEY = b"arrowquant.schema_version"
 _BINARY = (pa.binary(), pa.large_binary())
-# The published columns and their types, in the order of a file: not those of the code that writes them.
+# The published columns and their types, in file order. Deliberately not imported from the code that writes them.
 V1_COLUMNS: dict[str, tuple[pa.DataType, ...]] = {
     "layer_name": (pa.string(),),
     "shape": (pa.list_(pa.int32()),),
@@ -55,15 +55,16 @@ V2_COLUMNS: dict[str, tuple[pa.DataType, ...]] = {
 _V1_SCHEMA = pa.schema(
     [pa.field(name, types[0]) for name, types in V1_COLUMNS.items()], {_VERSION_KEY.decode(): "1"}
 )
-_MAX_VALUE_NBYTES = (1 << 31) - 1  # of a value of Parquet
-_ROOM = 1.1  # of a temporary file's bytes, that have to be free
+_MAX_VALUE_NBYTES = (1 << 31) - 1  # largest value in Parquet
+_ROOM = 1.1  # free space required, as a multiple of the temporary file's size
 
 
 def check_v1_read(
     source: str, storage: Storage, figures: SourceFigures, folder: Path
 ) -> tuple[Check, LoadTime | None]:
-    """The source's own values in a V1 file that pyarrow wrote: whether version, layers and values are found there, and
-    how long loading them takes. folder: for the file, empty."""
+    """Writes the source's values to a V1 file with pyarrow, and checks that version, layers and values are read back.
+    Returns the check and the file's load time, which is None if no file was written. folder: empty folder for the
+    file."""
     with opened_source(source, storage) as opened:
         reason = _why_no_copy(opened, figures, folder)
         if reason:
@@ -86,7 +87,7 @@ def check_v1_read(
 
 
 def check_v2_write(name: str, target: str, storage: Storage) -> Check:
-    """Columns, types, version and rows of all parts."""
+    """Checks columns, types, version and rows of all parts."""
     store = open_store(target, storage)
     wrong: list[str] = []
     layers: set[str] = set()
@@ -119,7 +120,8 @@ def check_v2_write(name: str, target: str, storage: Storage) -> Check:
 def check_v2_to_v1(
     name: str, target: str, run: RunConfig, nbytes: int, folder: Path, teller: ValidationTeller
 ) -> Check:
-    """`export --format v1`, and each value in its files against what the loader gives. nbytes: of all values."""
+    """Exports the dataset as V1, and compares each value in those files with what the loader returns. nbytes: size of
+    all values."""
     free = shutil.disk_usage(folder).free
     if free < _ROOM * nbytes:
         reason = (
@@ -163,7 +165,7 @@ def _why_no_copy(opened: OpenSource, figures: SourceFigures, folder: Path) -> st
 
 
 def _write_v1(opened: OpenSource, path: Path) -> dict[str, str]:
-    """A row a layer, by pyarrow. {layer: digest of its values}."""
+    """Writes one row for each layer with pyarrow. Returns {layer: digest of its values}."""
     digests = {}
     with pq.ParquetWriter(path, _V1_SCHEMA, compression="none") as writer:
         for layer in opened.checkpoint.layers:
@@ -183,7 +185,8 @@ def _digests_of(file: pq.ParquetFile) -> Iterator[tuple[str, str]]:
 
 
 def _differences(digests: Mapping[str, str], uri: str, storage: Storage, whose: str) -> list[str]:
-    """What the loader gives of `uri` against the digests of values."""
+    """How the names and values that the loader reads from `uri` differ from `digests`, {layer: digest of its values}.
+    whose: where the digests are from, for the messages."""
     import torch
 
     different: list[str] = []

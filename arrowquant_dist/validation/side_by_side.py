@@ -1,4 +1,4 @@
-"""Tables with a column a config, in parts that a page and paper have room for."""
+"""Splits tables with a column for each config into parts that fit a page, also on paper."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Collection
 
 from arrowquant_dist.report.view import Table
 
-MOST_COLUMNS = 5  # of configs beside each other
+MOST_COLUMNS = 5  # largest number of configs side by side
 
 
 def in_parts(table: Table, every: Collection[int]) -> tuple[Table, ...]:
-    """The table itself, or several of its title with at most MOST_COLUMNS of its columns. every: columns that each of
-    them has."""
+    """The table itself, or several tables with its title, each with at most MOST_COLUMNS of its columns. every: indices
+    of the columns that each of them repeats."""
     own = [column for column in range(len(table.headers)) if column not in every]
     if len(own) <= MOST_COLUMNS:
         return (table,)

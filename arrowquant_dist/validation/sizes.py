@@ -1,4 +1,4 @@
-"""What compression could be and is, and how the weights' cosines are spread."""
+"""Theoretical and actual compression, and the distribution of the weights' cosines."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def compression_of(report: ReportFigures, rows: Sequence[LayerRow]) -> Compressi
 
 
 def _bits(row: LayerRow) -> int:
-    """Of a code; of a layer whose blocks differ the most of them."""
+    """Bits of a code; the largest number if the layer's blocks differ."""
     return max(BITS[kind] for kind in row.quant_type.split("+") if kind in BITS)
 
 
 def cosine_bins(rows: Sequence[LayerRow]) -> tuple[Bin, ...]:
-    """Bins of a round width, as the histogram of a report's page has them; the highest first, empty ones left out. None
-    at all where no layer has a cosine."""
+    """Bins of a round width, like those of the histogram on a report's page: highest first, without empty ones. Returns
+    no bins if no layer has a cosine."""
     known = [
         row.cosine for row in rows if row.is_quantized and not row.keeps_codes and row.cosine is not None
     ]
@@ -51,7 +51,7 @@ def cosine_bins(rows: Sequence[LayerRow]) -> tuple[Bin, ...]:
         return ()
     low, step, counts = bins(
         [min(cosine, _BELOW_ONE) for cosine in known]
-    )  # so that 1 is in a bin that ends with it
+    )  # so that 1 is in the bin that ends at 1
     digits, last = _digits(step), len(counts) - 1
     found = []
     for index, count in enumerate(counts):
@@ -62,5 +62,5 @@ def cosine_bins(rows: Sequence[LayerRow]) -> tuple[Bin, ...]:
 
 
 def _digits(step: float) -> int:
-    """After the point, that tell multiples of `step` apart."""
+    """Number of decimals that are needed to tell multiples of `step` apart."""
     return next(digits for digits in range(16) if math.isclose(round(step, digits), step, rel_tol=1e-6))

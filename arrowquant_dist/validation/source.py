@@ -1,4 +1,4 @@
-"""What is validated: the facts of a checkpoint's headers, and its values, layer by layer."""
+"""The source of a validation: figures from the checkpoint's headers, and its values, layer by layer."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from arrowquant_dist.location import Location
 from arrowquant_dist.storage.uris import redact
 from arrowquant_dist.validation.figures import SourceFigures
 
-PIECE_NBYTES = 64 << 20  # of a layer, that is read at a time
+PIECE_NBYTES = 64 << 20  # bytes of a layer that are read at a time
 
 
 def refuse_changed(before: Checkpoint, source: Location, storage: Storage) -> None:
-    """SourceChanged, which names the file, where the checkpoint at `source` is not what it was: figures would be of
-    several."""
+    """Raises SourceChanged, which names the files, if the checkpoint at `source` is no longer what it was: the figures
+    would be from more than one checkpoint."""
     now = open_checkpoint(source, storage)
     known = {*before.files, *before.sidecar_files}
     changed = sorted({file.uri for file in known ^ {*now.files, *now.sidecar_files}})
@@ -34,7 +34,7 @@ def refuse_changed(before: Checkpoint, source: Location, storage: Storage) -> No
 
 
 def source_figures(checkpoint: Checkpoint, name: str) -> SourceFigures:
-    """Of what was opened, which goes by `name`."""
+    """Figures of an opened checkpoint. name: how to call it in the report."""
     dtypes: Counter[str] = Counter()
     for layer in checkpoint.layers:
         dtypes[layer.dtype] += layer.num_params
@@ -63,7 +63,7 @@ class OpenSource:
     reader: SourceReader
 
     def pieces(self, layer: Layer) -> Iterator[np.ndarray]:
-        """The values of a layer in C order, uint8, some MiB at a time."""
+        """The values of a layer in C order, as uint8 arrays."""
         step = max(1, PIECE_NBYTES // DTYPES[layer.dtype].itemsize)
         for start in range(0, layer.num_params, step):
             yield self.reader.read([(layer, start, min(start + step, layer.num_params))])[0]
@@ -71,7 +71,8 @@ class OpenSource:
 
 @contextmanager
 def opened_source(source: Location, storage: Storage) -> Iterator[OpenSource]:
-    """Raises what `open_checkpoint` raises, and SourceChanged at the end where a file is not what it was."""
+    """Opens a checkpoint to read its values. Raises what `open_checkpoint` raises, and SourceChanged at the end if a
+    file has changed."""
     checkpoint = open_checkpoint(source, storage)
     with SourceReader(storage, checkpoint.files) as reader:
         yield OpenSource(checkpoint, reader)

@@ -1,4 +1,4 @@
-"""A validation as titled tables, in reading order."""
+"""The tables of a validation's report, in reading order."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ _TONES = {PASSED: "good", FAILED: "bad", NOT_MEASURED: "open"}
 
 
 def summary(found: Validation) -> Table:
-    """A row a metric: those that have targets, then what has none and is to be known; a column a config."""
+    """One row for each metric, one column for each config. Metrics with targets come first, then the important ones
+    without."""
     names = [one.name for one in found.datasets]
     metrics: dict[str, list[Criterion]] = {}
     for one in found.criteria:
@@ -57,7 +58,7 @@ def summary(found: Validation) -> Table:
 
 
 def _result(one: DatasetFigures, criteria: Sequence[Criterion]) -> str:
-    """Of one config: also where it has no target, and so that one which fails is seen."""
+    """The result of one config, also if it has no target itself. A failure is marked as such."""
     of = {each.config: each for each in criteria}
     own = of.get(one.name, of.get(""))
     if own is None:
@@ -72,7 +73,7 @@ def _form(each: Measurable, one: DatasetFigures) -> str:
 
 
 def _targets(criteria: Sequence[Criterion]) -> str:
-    """One where all have the same, else each with its config."""
+    """The target, if all configs have the same one; otherwise each target with its config."""
     if len({one.target for one in criteria}) == 1 and (len(criteria) > 1 or not criteria[0].config):
         return criteria[0].target
     return ", ".join(f"{one.target} ({one.config})" for one in criteria)
@@ -117,7 +118,7 @@ def model(found: Validation) -> Table:
 
 
 def modes(found: Validation) -> Table:
-    """Modes side by side: of the source as it is and at fp16, and of each dataset."""
+    """Sizes side by side: of the source as it is, of the source at fp16, and of each dataset."""
     source = found.source
     half, whole = source.fp16_nbytes, source.nbytes
     rows = [
@@ -193,7 +194,7 @@ def _loss(value: float) -> str:
 
 
 def by_layer_type(found: Validation) -> Table:
-    """A row a type and config: how many of its layers are quantized, and what these lose."""
+    """One row for each layer type and config: how many of its layers are quantized, and their loss of precision."""
     rows = []
     for kind in LAYER_TYPES:
         for one in found.datasets:
@@ -208,7 +209,8 @@ def by_layer_type(found: Validation) -> Table:
 
 
 def _type_cells(own: Sequence[LayerRow], accuracy: Accuracy | None) -> tuple[str, str, str]:
-    """Of quantized layers where there are any, else of those that fp16 has rounded; kept ones lose nothing."""
+    """Number, cosine and loss of the quantized layers or, if there are none, the loss of those rounded to fp16. Kept
+    layers lose nothing."""
     quantized = sum(row.is_quantized for row in own)
     if accuracy is not None and accuracy.cosine is not None and accuracy.precision_loss is not None:
         return str(quantized), text.cosine(accuracy.cosine.mean), _loss(accuracy.precision_loss.mean)
@@ -224,7 +226,7 @@ def spread(one: DatasetFigures) -> Table:
 
 
 def outputs(found: Validation) -> Table:
-    """A row a figure, a column a config."""
+    """One row for each figure, one column for each config."""
     own = [{} if one.evaluation is None else _measured(one.evaluation) for one in found.datasets]
     labels = dict.fromkeys(label for each in own for label in each)
     rows = tuple((label, *(each.get(label, NOT_MEASURED) for each in own)) for label in labels)
@@ -245,7 +247,7 @@ def schema(found: Validation) -> Table:
 
 
 def phases(found: Validation) -> Table:
-    """Seconds and shares: of the run's clock, and of the workers'."""
+    """Seconds and shares of the phases of the driver and of the workers, one column for each config."""
     names = [one.name for one in found.datasets]
     rows = [
         ("all of it", *(text.seconds(one.speed.wall_seconds) for one in found.datasets)),

@@ -1,4 +1,4 @@
-"""What has to hold, from a YAML file: figures by the names of measures.py, for every config and for single ones."""
+"""Targets from a YAML file: bounds for figures, by their keys in measures.py, for every config or for single ones."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ _IF_EMPTY = "write `every:` or `configs:` with targets below, or leave the file 
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """name: where they are from, safe to show. every: {key: figure} of all configs; configs: {config: the same}, which
-    wins."""
+    """Targets of a validation. name: where they are from, without credentials. every: {key: target} for all configs.
+    configs: {config: {key: target}}, which take precedence over `every`."""
 
     name: str
     every: Mapping[str, float]
     configs: Mapping[str, Mapping[str, float]]
 
     def of(self, config: str) -> dict[str, float]:
-        """{key: figure} of one config, in the order of measures.py."""
+        """{key: target} of one config, in the order of measures.py."""
         own = {**self.every, **self.configs.get(config, {})}
         return {key: own[key] for key in BY_KEY if key in own}
 
     def refuse_unknown(self, configs: Collection[str]) -> None:
-        """InvalidConfig for a name that is neither one of `configs`, which are validated, nor a preset's."""
+        """Raises InvalidConfig for targets of a config that is neither one of `configs`, which are validated, nor a
+        preset."""
         for name in self.configs:
             if name not in configs and name not in preset_names():
                 near = nearest(name, [*configs, *preset_names()])
@@ -46,12 +47,12 @@ class Targets:
                 raise InvalidConfig(f"configs.{name[:60]}: {message}", uri=self.name)
 
     def unused(self, configs: Collection[str]) -> list[str]:
-        """Names that have targets and are not validated."""
+        """Names of configs that have targets but are not validated."""
         return [name for name in self.configs if name not in configs]
 
 
 def read_targets(place: Location | None, storage_options: Mapping[str, Any] | None = None) -> Targets:
-    """Those in the file at a path or URL; the classic ones where that is None.
+    """Reads targets from a path or URL; None: the classic ones.
 
     Raises InvalidConfig, which names file, key, reason and line.
     """
@@ -62,7 +63,7 @@ def read_targets(place: Location | None, storage_options: Mapping[str, Any] | No
 
 
 def parse_targets(data: bytes, name: str) -> Targets:
-    """Those in a file's bytes; `name` is the file's in errors. Raises InvalidConfig."""
+    """Parses the content of a file of targets. name: name of the file in errors. Raises InvalidConfig."""
     try:
         values = check_mapping("the file", parsed_yaml(data, frozenset({*_PARTS, *BY_KEY}), _IF_EMPTY))
     except InvalidConfig as error:

@@ -1,4 +1,4 @@
-"""How far a validation is: its own steps, and those of what it calls, as TextsSteps."""
+"""Progress of a validation as TextsSteps: its own steps, and those of the functions that it calls."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from arrowquant_dist.verify import OnBytes
 
 
 class ValidationTeller:
-    """Tells `callback`, where there is one; from any thread, one call at a time, and of nothing twice."""
+    """Calls `callback`, if there is one, with each step: from any thread, one call at a time, and without repeating the
+    last step."""
 
     def __init__(self, callback: StepCallback | None) -> None:
         self._callback = callback
@@ -25,7 +26,7 @@ class ValidationTeller:
                 self._callback(step)
 
     def of_run(self, name: str) -> OnProgress:
-        """What `quantize` and `export_dataset` call."""
+        """The callback for `quantize` and `export_dataset`."""
 
         def told(event: Progress) -> None:
             self.tell(name, event.done_nbytes, event.total_nbytes, "bytes")
@@ -33,11 +34,12 @@ class ValidationTeller:
         return told
 
     def of_bytes(self, name: str) -> OnBytes:
-        """What `verify` calls."""
+        """The callback for `verify`."""
         return lambda done, total: self.tell(name, done, total, "bytes")
 
     def of_texts(self, config: str) -> StepCallback:
-        """What an evaluation calls. Models are read in a moment; what takes time is the texts."""
+        """The callback for an evaluation. Steps in bytes are left out: reading models is quick, the texts take the
+        time."""
 
         def told(step: TextsStep) -> None:
             if step.unit != "bytes":

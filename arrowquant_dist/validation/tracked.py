@@ -1,5 +1,5 @@
-"""`validate` as a run of MLflow, where the environment names a tracking server (tracking/tracked.py): one for all of
-its configs, with what each came to."""
+"""`validate` as an MLflow run, if the environment names a tracking server (tracking/tracked.py): one run for all
+configs, with the figures of each."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from arrowquant_dist.validation.measures import MEASURABLES
 from arrowquant_dist.validation.place import PATHS
 from arrowquant_dist.validation.run import Asked, run_validation
 
-TRACKING_NOTE = "tracking"  # its name
+TRACKING_NOTE = "tracking"  # name of the note
 
 
 def validate_tracked(asked: Asked, progress: StepCallback | None) -> Validation:
-    """As `run_validation`; with MLFLOW_TRACKING_URI in the environment also a run there, which is finished whether the
-    criteria are met or not. Raises MissingDependency without MLflow, and ArrowQuantError where the server does not take
-    the run, before anything is done."""
+    """Does what `run_validation` does, and records it as an MLflow run if MLFLOW_TRACKING_URI is in the environment.
+    The run ends as finished, whether or not the criteria are met. Raises MissingDependency if MLflow is not installed,
+    and ArrowQuantError if the server does not accept the run, before anything else is done."""
 
     def begin() -> Beginning:
         place = redact(asked.place.out)
@@ -46,7 +46,8 @@ def validate_tracked(asked: Asked, progress: StepCallback | None) -> Validation:
 
 
 def _metrics(found: Validation) -> dict[str, float | None]:
-    """Those that may have a target, by config and their name in a targets' file, and how many criteria are met."""
+    """All figures that may have a target, as CONFIG/KEY with the keys of a file of targets, and how many criteria are
+    met."""
     figures = {
         f"{one.name}/{measurable.key}": measurable.figure(one)
         for one in found.datasets

@@ -109,14 +109,14 @@ def _calibrate(
 
     model, out, texts, column = places
     by, of_run = files
-    # Whoever calibrates has no statistics yet: those that the config's method needs are the ones that are written here.
+    # The statistics that the config's method needs do not exist yet: they are the ones that this command writes.
     quantization, run = (None, RunConfig()) if by is None else load_config(by, instead={"hessians": out})
     if of_run is not None:
         run = load_config(of_run)[1]
     run = run.replace(**options)
     limit = parse_size(memory_budget, "memory-budget")
     found = read_texts(texts, column, run.source_storage)
-    with redirect_stdout(sys.stderr):  # of libraries; stdout is for the result alone
+    with redirect_stdout(sys.stderr):  # what libraries print; stdout is for the result alone
         from arrowquant_dist.progress.steps import shown_steps
 
         with shown_steps(sys.stderr, "calibrate", telling.form(sys.stderr)) as show:

@@ -1,4 +1,4 @@
-"""`arrowquant config`: the presets of the package, and files like them."""
+"""`arrowquant config`: lists and shows the presets of the package, and checks config files."""
 
 from __future__ import annotations
 

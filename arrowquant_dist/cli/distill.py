@@ -24,7 +24,7 @@ from arrowquant_dist.errors import counted
 if TYPE_CHECKING:
     from arrowquant_dist.distillation import Distilled
 
-_MEMORY_NBYTES = 2 << 30  # for reading, and for the original's outputs
+_MEMORY_NBYTES = 2 << 30  # memory for reading, and for the original's outputs
 
 
 def distill(
@@ -87,7 +87,7 @@ def distill(
         run = run.replace(workers=workers, address=address, overwrite=overwrite or None)
         settings = DistillSettings.with_given(steps=steps, minutes=minutes, seed=seed)
         found = read_texts(texts, column, run.source_storage)
-        with redirect_stdout(sys.stderr):  # of libraries; stdout is for the result alone
+        with redirect_stdout(sys.stderr):  # what libraries print; stdout is for the result alone
             from arrowquant_dist.progress.training import shown_training
 
             with shown_training(sys.stderr, "distill", telling.form(sys.stderr)) as show:

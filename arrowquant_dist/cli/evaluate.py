@@ -23,7 +23,7 @@ from arrowquant_dist.cli.telling import LogFormat, Telling
 if TYPE_CHECKING:
     from arrowquant_dist.report.evaluation import Evaluation
 
-_MEMORY_NBYTES = 2 << 30  # for reading, beside the models
+_MEMORY_NBYTES = 2 << 30  # memory for reading, in addition to the models
 
 
 def evaluate(
@@ -71,7 +71,7 @@ def _evaluate(
     run = RunConfig() if config is None else load_config(config)[1]
     found = read_texts(texts, column, run.source_storage)
     storages = (run.source_storage, run.target_storage)
-    with redirect_stdout(sys.stderr):  # of libraries; stdout is for the result alone
+    with redirect_stdout(sys.stderr):  # what libraries print; stdout is for the result alone
         from arrowquant_dist.progress.steps import shown_steps
 
         with shown_steps(sys.stderr, "evaluate", telling.form(sys.stderr)) as show:

@@ -1,4 +1,4 @@
-"""Two examples of each command, which --help ends with: with `minilm`, so that anybody can run them as they are."""
+"""Two examples of each command, shown at the end of its --help. They use `minilm`, so that anybody can run them."""
 
 from __future__ import annotations
 
@@ -51,6 +51,6 @@ EXAMPLES = {
 
 
 def epilog(command: str, exit_codes: str) -> str:
-    """What --help of `command` ends with. \\b: lines are left as they are."""
+    """The end of a command's --help. \\b: keeps the line breaks as they are."""
     lines = "\n".join(f"  {example}" for example in EXAMPLES[command])
     return f"\b\nExamples:\n{lines}\n\n{exit_codes}"

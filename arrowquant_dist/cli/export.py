@@ -113,7 +113,7 @@ def _run(target: str, out: str, options: ExportOptions, run: RunConfig, telling:
     from arrowquant_dist.export import export_dataset
 
     told = nullcontext() if telling.quiet else shown_shards(sys.stderr)
-    with told, redirect_stdout(sys.stderr):  # of Ray's nodes; stdout is for the result alone
+    with told, redirect_stdout(sys.stderr):  # what Ray prints; stdout is for the result alone
         from arrowquant_dist.progress.runs import shown_progress
 
         with shown_progress(sys.stderr, "export", telling.form(sys.stderr)) as show:

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands have: what is read, by whom it is worked on, how the end is told."""
+"""Arguments and options that several commands share: for inputs, engine and workers, progress and output."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from arrowquant_dist.cli.telling import LogFormat
 
 
 def complete_preset(incomplete: str) -> list[str]:
-    """Presets, for shells that complete what --config takes."""
+    """Names of presets that begin with `incomplete`, for completion in a shell."""
     from arrowquant_dist.config import presets
 
     return [name for name in presets() if name.startswith(incomplete)]

@@ -17,16 +17,18 @@ from arrowquant_dist.progress.forms import json_line
 
 STOPPED = "interrupted"
 JSON_VERSION = (
-    1  # of all documents on stdout: fields are added under it, and it goes up when one means something else
+    1  # of all documents on stdout: goes up when a field changes its meaning, not when fields are added
 )
 
 
 @contextmanager
 def outcome(*, as_json: bool, if_interrupted: str = STOPPED, telling: Telling = PLAIN) -> Iterator[None]:
-    """Maps what a command raises to output and exit code. Errors of other kinds keep their traceback.
+    """Turns the errors that a command raises into output and an exit code. Errors that are not ArrowQuantErrors keep
+    their traceback.
 
-    A reader that goes away (BrokenPipeError) is typer's to handle: it ends quietly, with 1. Other streams that cannot
-    be written are main's (cli/streams.py).
+    as_json: print errors as JSON. if_interrupted: message after Ctrl-C. telling: form of errors on stderr. If the
+    reader of stdout goes away (BrokenPipeError), typer ends the program quietly with exit code 1. Other streams that
+    cannot be written are handled in main (cli/streams.py).
     """
     try:
         yield
@@ -41,7 +43,7 @@ def outcome(*, as_json: bool, if_interrupted: str = STOPPED, telling: Telling = 
 
 
 def print_json(values: Mapping[str, Any]) -> None:
-    """One JSON document on stdout, with its version, ASCII only: no name in it reaches a terminal raw."""
+    """Prints one JSON document with its version, in ASCII, so that no name in it reaches a terminal unescaped."""
     typer.echo(json.dumps({"schema_version": JSON_VERSION, **values}, indent=2, allow_nan=False))
 
 

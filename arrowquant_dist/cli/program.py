@@ -23,7 +23,7 @@ from arrowquant_dist.cli.validate import validate
 from arrowquant_dist.cli.vllm import vllm
 
 _EXIT_CODES = "Exit code 0: done; 1: failed; 2: bad input or usage; 130: interrupted."
-# Of whatever is wrong with a command line: what a wrong value is a case of.
+# The base class of all errors in a command line. typer does not export it.
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     end_with_terminal()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # an ASCII-only terminal is no reason to fail
+            stream.reconfigure(errors="backslashreplace")  # so that an ASCII-only terminal does not fail
     try:
         try:
             code = _run(sys.argv[1:] if arguments is None else list(arguments))
@@ -59,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    """The exit code. With --json what is wrong with the command line is a JSON document, as other errors are."""
+    """Runs a command and returns its exit code. With --json, errors in the command line are printed as a JSON document,
+    as all other errors are."""
     try:
         return int(app(args=arguments, prog_name="arrowquant", standalone_mode=False) or 0)
     except _UsageError as error:
@@ -94,7 +95,7 @@ def _root(
 
 
 class _Command(typer.core.TyperCommand):
-    """Its usage is `SOURCE TARGET`, not `{SOURCE} {TARGET}`."""
+    """A command whose usage line has `SOURCE TARGET` instead of `{SOURCE} {TARGET}`."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]

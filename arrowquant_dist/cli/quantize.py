@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from arrowquant_dist.config import QuantizationConfig, RunConfig
     from arrowquant_dist.driver import Outcome
 
-_NOTE_LINES = 2  # on a terminal: a run ends in twelve lines at most, and the others are in the report
+_NOTE_LINES = 2  # notes on a terminal: a run ends with at most twelve lines; all notes are in the report
 _QUANT_TYPES = "int8|int4|int3|int2|fp16"
-# One scale a row, which is the default of configs, is a trap at these bits: the worst layer of MiniLM has a cosine of
-# 0.906 to its weights, and with a scale and a zero point for 128 values one of 0.978 (int4).
+# One scale per row, the default of configs, is a trap with so few bits: in int4, the worst layer of MiniLM then has a
+# cosine of 0.906 with its weights; with a scale and a zero point for each 128 values it is 0.978.
 _COARSE_BY_ROW = ("int4", "int3", "int2")
 
 
@@ -157,8 +157,8 @@ def quantize(
         is_alone = config is None and per_channel is None and group_size is None and symmetric is None
         if is_alone and quant in _COARSE_BY_ROW:
             per_channel, group_size, symmetric = False, 128, False
-        # What others' defaults follow from wins over the file before they do, and a file whose method needs hessians is
-        # none without.
+        # These options replace the file's values as it is read: other defaults depend on them, and a file whose method
+        # needs hessians is not valid without them.
         first = {"keep_codes": keep_codes or None, "hessians": hessians}
         first |= {"size": size, "min_quality": min_quality, "texts": texts}
         quantization, run = _configs(
@@ -201,10 +201,10 @@ def _configs(config: str | None, instead: Mapping[str, Any]) -> tuple[Quantizati
 def _by_texts(
     source: str, target: str, config: QuantizationConfig, run: RunConfig, telling: Telling
 ) -> QuantizationConfig:
-    """What the config asks for, chosen by trying sizes."""
+    """The config to quantize with: the smallest size found whose outputs for the texts have the quality asked for."""
     from arrowquant_dist.evaluation import choose_by_texts
 
-    with redirect_stdout(sys.stderr):  # of libraries; stdout is for the result alone
+    with redirect_stdout(sys.stderr):  # what libraries print; stdout is for the result alone
         from arrowquant_dist.progress.steps import shown_steps
 
         with shown_steps(sys.stderr, "quantize", telling.form(sys.stderr)) as show:
@@ -215,12 +215,12 @@ def _run(source: str, target: str, config: QuantizationConfig, run: RunConfig, t
     from arrowquant_dist.checkpoint.collector import collector_paused
     from arrowquant_dist.cli.startup import skip_unused_imports
 
-    with collector_paused():  # modules stay: to search them for cycles takes a tenth of importing them
+    with collector_paused():  # modules are never freed: searching them for cycles takes a tenth of the import
         skip_unused_imports()
         from arrowquant_dist import driver
         from arrowquant_dist.engine.log import shown_shards
 
-    # Ray prints on stdout what its nodes complain of; stdout is for the report alone.
+    # Ray prints warnings of its nodes to stdout; stdout is for the report alone.
     told = nullcontext() if telling.quiet else shown_shards(sys.stderr)
     with told, redirect_stdout(sys.stderr):
         from arrowquant_dist.progress.runs import shown_progress
@@ -237,7 +237,8 @@ def _print_outcome(result: Outcome) -> None:
 
 
 def _show_outcome(result: Outcome, source: str, target: str) -> None:
-    """source, target: as they were given, to be given again, but for what may be secret."""
+    """Prints the result and the next commands. source, target: as they were given, for these commands; they are
+    printed without credentials."""
     from arrowquant_dist.report.ending import ending
     from arrowquant_dist.report.terminal import print_command, print_notes, print_table
     from arrowquant_dist.storage.uris import redact

@@ -167,8 +167,8 @@ def _show_findings(found: VerifyReport) -> None:
 
 
 def _as_json(datasets: list[Reported]) -> dict[str, Any]:
-    """Of one its report's own figures, of several a list with the report of each. Nothing of evaluations where there
-    are none."""
+    """The figures of one dataset's report, or a list with the report of each of several. `evaluations` is left out if
+    there are none."""
     evaluated = [
         {"evaluations": [each.to_dict() for each in one.evaluations]} if one.evaluations else {}
         for one in datasets

@@ -1,8 +1,8 @@
-"""What a `quantize` process does not need, and would take half of a small run's time to import.
+"""Skips imports that a `quantize` process does not need, and that would take half of a small run's time.
 
-pyarrow imports pandas, where it is installed, to ask whether a list is a Series; numba imports scipy.linalg to
-see if there is a BLAS for `np.dot`, which no kernel here uses. Both ask once and remember the answer. Only the
-program does this, before it has threads: a library must not hide modules from its process.
+If pandas is installed, pyarrow imports it to see whether a list is a Series; numba imports scipy.linalg to see if there
+is a BLAS for `np.dot`, which no kernel here uses. Both ask once and remember the answer. Only the program does this,
+before it has threads: a library must not hide modules from its process.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 
 def skip_unused_imports() -> None:
-    """Lets pyarrow and numba find pandas and scipy.linalg absent; others still import them afterwards."""
+    """Makes pyarrow and numba believe that pandas and scipy.linalg are not installed. They can be imported later."""
     with _hidden("pandas"):
         import pyarrow as pa
 
@@ -28,7 +28,7 @@ def skip_unused_imports() -> None:
 
 @contextmanager
 def _hidden(module: str) -> Iterator[None]:
-    """`import module` fails inside, unless it was imported before."""
+    """Within the block, `import module` fails, unless the module was imported before."""
     finder = _Absent(module)
     sys.meta_path.insert(0, finder)
     try:
@@ -38,7 +38,7 @@ def _hidden(module: str) -> Iterator[None]:
 
 
 class _Absent(MetaPathFinder):
-    """Finds one module absent."""
+    """A finder for which one module does not exist."""
 
     def __init__(self, module: str) -> None:
         self._module = module

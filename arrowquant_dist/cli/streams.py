@@ -1,7 +1,7 @@
-"""Standard streams that are closed, full, or go away: the work is done, or one line says why not.
+"""Standard streams that are closed, full, or disappear: the work is still done, or one line says why it is not.
 
-A process that was started with a standard descriptor closed gets its number for the next file that it opens, and what
-anybody prints ends up in there. So missing ones are opened to nowhere before anything else is.
+If a process is started with a standard descriptor closed, the next file that it opens gets that number, and everything
+that is printed ends up in that file. So missing descriptors are opened on the null device before anything else is.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import threading
 from arrowquant_dist.progress.unheard import silence
 
 _STREAMS = ("stdin", "stdout", "stderr")
-# What writing to a stream may end with: a disk that is full or over its quota, a terminal or reader that is gone.
+# Errors of writing to a stream: a disk that is full or over its quota, a terminal or reader that is gone.
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EPIPE, errno.ENXIO)
 
 
 def fill_missing() -> None:
-    """Gives the process three standard descriptors and Python its three streams, to nowhere where there was none."""
+    """Opens those of the three standard descriptors, and of Python's streams, that are missing, on the null device."""
     for descriptor in range(len(_STREAMS)):
         try:
             os.fstat(descriptor)
         except OSError:
             opened = os.open(os.devnull, os.O_RDWR)
             if opened == descriptor:
-                os.set_inheritable(descriptor, True)  # noqa: FBT003 - by place alone
+                os.set_inheritable(descriptor, True)  # noqa: FBT003 - positional only
             else:
                 os.dup2(opened, descriptor)
                 os.close(opened)
@@ -39,19 +39,20 @@ def fill_missing() -> None:
 
 
 def end_with_terminal() -> None:
-    """A terminal that disappears (SIGHUP) interrupts as Ctrl-C does, unless that is ignored, as under nohup."""
+    """Makes a terminal that disappears (SIGHUP) interrupt as Ctrl-C does, unless SIGHUP is ignored, as under nohup."""
     is_main = threading.current_thread() is threading.main_thread()
     if is_main and hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
         signal.signal(signal.SIGHUP, signal.default_int_handler)
 
 
 def is_of_output(error: OSError) -> bool:
-    """Whether it is a standard stream that cannot be written. Those of files have a name, or are our own errors."""
+    """Whether the error is that a standard stream cannot be written. Errors of files have a file name, or are
+    ArrowQuantErrors."""
     return error.filename is None and error.errno in _UNWRITABLE
 
 
 def give_up_output(error: OSError) -> None:
-    """Says in one line that results were not written, quietly where who read them has had enough."""
+    """Says in one line that the results were not written; says nothing if it is the reader who closed the pipe."""
     silence(sys.stdout)
     if error.errno != errno.EPIPE:
         reason = error.strerror or type(error).__name__
@@ -61,7 +62,7 @@ def give_up_output(error: OSError) -> None:
 
 
 def say(line: str) -> None:
-    """A line on stderr, for whoever still hears."""
+    """Writes a line to stderr, if it can still be written."""
     try:
         sys.stderr.write(f"{line}\n")
         sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""How a command tells what it does on stderr, beside its result: a bar, lines, JSON a line, or nothing."""
+"""The form of a command's progress and errors on stderr: a bar, lines, JSON lines, or nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from arrowquant_dist.progress.forms import TellingForm
 
 
 class LogFormat(StrEnum):
-    """Of what is told on stderr."""
+    """Format of progress and errors on stderr."""
 
     TEXT = "text"
     JSON = "json"
@@ -18,7 +18,7 @@ class LogFormat(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Telling:
-    """quiet: errors alone. log_format: `json` for a document a line, progress and errors."""
+    """What a command prints to stderr. quiet: only errors. log_format: format of progress and errors."""
 
     quiet: bool = False
     log_format: LogFormat = LogFormat.TEXT

@@ -111,7 +111,7 @@ def _asked(
 
 
 def _validated(asked: Asked, telling: Telling) -> Validation:
-    with redirect_stdout(sys.stderr):  # of libraries; stdout is for the result alone
+    with redirect_stdout(sys.stderr):  # what libraries print; stdout is for the result alone
         from arrowquant_dist.progress.steps import shown_steps
         from arrowquant_dist.validation.tracked import validate_tracked
 
@@ -120,7 +120,7 @@ def _validated(asked: Asked, telling: Telling) -> Validation:
 
 
 def _refuse_unwritable(file: Path) -> None:
-    """InvalidConfig where no page can be written, before hours go into it."""
+    """Raises InvalidConfig if the page cannot be written, before hours of work."""
     from arrowquant_dist.errors import InvalidConfig
 
     if file.is_dir():
@@ -138,7 +138,8 @@ def _write_page(file: Path, found: Validation) -> None:
 
 
 def _show(found: Validation, out: str) -> None:
-    """The summary, what is not met, and where the report is. out: as it was given, but for what may be secret."""
+    """Prints the summary, the criteria that are not met, and where the report is. out: OUT as it was given; it is
+    printed without credentials."""
     from arrowquant_dist.report.terminal import print_table, print_text
     from arrowquant_dist.storage.uris import redact
     from arrowquant_dist.validation.figures import PASSED
@@ -161,5 +162,5 @@ def _show(found: Validation, out: str) -> None:
         sys.stdout, f"{verdict}: {met} of {len(found.criteria)}; {redact(out).rstrip('/')}/{PAGE_PATH}"
     )
     for note in found.notes:
-        if note.name == TRACKING_NOTE:  # which no file has
+        if note.name == TRACKING_NOTE:  # the only note that is not in the report's files
             print_text(sys.stdout, f"note: {note.text}")

@@ -35,7 +35,7 @@ import psutil
 
 START_SECONDS = 90
 STOP_SECONDS = 20
-_ACCESS = "access"  # the file of the cluster's token
+_ACCESS = "access"  # name of the file with the cluster's token
 _TELLING = re.compile(r"error|exception|fail|refus|denied|can't|cannot|unable|in use", re.IGNORECASE)
 _LINE_CHARS = 300
 _STORE_NBYTES = 80 << 20  # the least that Ray accepts; a run puts no weights there
@@ -157,7 +157,7 @@ def _start_node(index: int, arguments: Sequence[str], cluster: LocalCluster, und
 
 
 def _stop_node(node: Node) -> None:
-    """Sends SIGTERM, at which `ray start --block` ends its processes; kills those that are left after STOP_SECONDS."""
+    """Sends SIGTERM, on which `ray start --block` ends its processes; kills those that are left after STOP_SECONDS."""
     with suppress(psutil.NoSuchProcess):
         process = psutil.Process(node.pid)
         if process.create_time() != node.created:

@@ -1,7 +1,7 @@
 """Measures the program's own rates for simulation/rates.py, and checks the simulation against real runs.
 
     python cluster/measure.py rates     the values of MEASURED in simulation/rates.py (needs the extra `test`, for S3)
-    python cluster/measure.py check     real runs with one and two workers, of a model that the rates are not from
+    python cluster/measure.py check     real runs with one and two workers, of another model than the rates are from
 
 Takes some minutes and some GB of temporary files. On a machine that others use, run it several times and take the
 medians.
@@ -49,8 +49,8 @@ _SMALL = 256 << 10  # bytes of a shard that is one small matrix
 
 
 def measure_rates() -> dict[str, float]:
-    """The rates, by their names in simulation.rates.Rates. They are CPU seconds wherever these say enough, since the
-    load of other processes does not change them."""
+    """The rates, by their names in simulation.rates.Rates. They are measured in CPU seconds wherever that is enough,
+    because the load of other processes does not change them."""
     with _checkpoint(CALIBRATED) as source:
         params = _run(source, RUN.replace(workers=1, engine="inline"))["params"]
         rate = params / min(_engine_cpu(source, RUN.replace(workers=1, engine="inline")) for _ in range(RUNS))
@@ -76,11 +76,12 @@ def measure_rates() -> dict[str, float]:
 
 
 def check() -> str:
-    """A table of the real and simulated seconds of an int4 run, in which work takes a larger share than in int8's.
+    """A table of the real and simulated seconds of an int4 run, in which quantizing takes a larger share of the time
+    than in int8.
 
-    The rates of workers and of the start are measured in the same minutes, with another model. Of everything the best
-    of RUNS counts, because other measurements on a shared machine change by the minute, and because this checks what
-    the simulation makes of the rates, not the rates themselves.
+    The rate of a worker and the time of the start are measured in the same minutes, with another model. Of each, the
+    best of RUNS counts: on a shared machine the others change by the minute, and this checks what the simulation makes
+    of the rates, not the rates themselves.
     """
     import ray
 
@@ -115,7 +116,7 @@ def check() -> str:
 
 @contextmanager
 def _tiny(layers: int, size: int) -> Iterator[str]:
-    """A checkpoint of `layers` small matrices."""
+    """A checkpoint of `layers` small matrices, `size` × `size`, in float32."""
     weight = np.random.default_rng(1).standard_normal((size, size), np.float32)
     with tempfile.TemporaryDirectory() as folder:
         save_file(
@@ -126,7 +127,8 @@ def _tiny(layers: int, size: int) -> Iterator[str]:
 
 
 def _run(source: str, run: RunConfig, config: QuantizationConfig = INT8) -> dict[str, float]:
-    """One run in this process: its wall time and its engine's, in seconds, and its number of weights."""
+    """Quantizes `source` in this process. Returns seconds of the whole run (wall) and of its engine (running), and its
+    number of weights (params)."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         report = quantize(source, f"{folder}/target", config, run).report

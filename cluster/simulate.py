@@ -1,4 +1,4 @@
-"""Simulates how long a run takes with so many workers, and what limits it, from the program's own plan of a model.
+"""Simulates how long a run takes with a number of workers, and what limits it, from the program's own plan of a model.
 
     python cluster/simulate.py --model 671B --workers 8,16,32,64,128,256
 

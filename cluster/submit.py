@@ -1,4 +1,4 @@
-"""Runs an `arrowquant` command as a job of a Ray cluster: sends the package, follows the log, ends as the job ends.
+"""Runs an `arrowquant` command as a job on a Ray cluster: sends the package, follows the log, exits as the job does.
 
     python cluster/submit.py --address http://127.0.0.1:8265 -- \\
         quantize s3://models/llama s3://models/llama-int8 --config int8 --workers 64
@@ -6,11 +6,11 @@
 The exit code is the command's: 0 done, 1 failed, 130 interrupted, 2 bad input or usage (nothing was submitted, or
 nothing was written).
 
-It is always right to give the same command again. While its job runs, the command follows that job, so that no two jobs
+It is always safe to run the same command again. While its job runs, the command follows that job, so that no two jobs
 run on one target. Once the job has ended, for whatever reason, the command submits a new one, which resumes from what
 is at the target. A job's name is made from its command and target (or is --submission-id); later attempts have a number
-after it. If a job of that name runs with other arguments, another content of the config file or another version of the
-package, that is an error, and the job is not followed.
+after it. If a job of that name runs with other arguments, different content of the config file or another version of
+the package, that is an error, and the job is not followed.
 
 Ctrl-C detaches, and the job goes on (with --stop-on-interrupt it is stopped). --no-wait submits and returns.
 """
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 CONFIG = "config.yaml"  # name of the file of --config in the job's folder
-_OWN_METADATA = "arrowquant."  # prefix of the metadata that says of a job what its command line does not
+_OWN_METADATA = "arrowquant."  # prefix of metadata about a job that its command line does not show
 _CONFIG_SHA256, _CODE = f"{_OWN_METADATA}config", f"{_OWN_METADATA}code"
 _CLUSTERS = "installed"  # recorded as the code of a job that uses the cluster's package
 RECONNECTS = 6  # attempts to reach a job server that does not answer, after waits of 1, 2, 4 … seconds
@@ -60,10 +60,10 @@ STOP_SECONDS = 120
 class Job:
     """What to submit.
 
-    arguments: arguments of `arrowquant`, as the job gets them. name: name of its attempts. config: content of the
-    config file to send, which may hold secrets. metadata: shown with the job. variables: environment variables of the
-    job's processes. installed: use the package of the cluster's image. config and variables may be secret, so they are
-    in no repr.
+    arguments: arguments of `arrowquant`, as the job gets them. name: name of the job; later attempts add a number to
+    it. config: content of the config file to send. metadata: metadata shown with the job. variables: environment
+    variables of the job's processes. installed: use the package of the cluster's image. config and variables may be
+    secret, so they are left out of the repr.
     """
 
     arguments: tuple[str, ...]
@@ -180,7 +180,7 @@ def stop(client: JobSubmissionClient, submission_id: str) -> None:
         try:
             if client.get_job_status(submission_id).is_terminal():
                 return
-            client.stop_job(submission_id)  # again: one that is about to start may not hear the first
+            client.stop_job(submission_id)  # repeated: a job that is about to start may miss it once
         except (OSError, RuntimeError) as error:
             why = error
         time.sleep(0.5)
@@ -188,7 +188,7 @@ def stop(client: JobSubmissionClient, submission_id: str) -> None:
 
 
 def parsed(arguments: Sequence[str]) -> dict[str, Any]:
-    """The command's parameters by name, checked by the program's own command line. Raises InvalidConfig."""
+    """The command's parameters by name, parsed and checked by the program's own command line. Raises InvalidConfig."""
     from typer.main import get_command
 
     from arrowquant_dist.cli import app
@@ -238,7 +238,7 @@ def _with_config(arguments: Sequence[str], config: str) -> Iterator[str]:
 
 
 def _name(command: str, place: str) -> str:
-    """A name that is the same for the same command and target, whoever submits, so that two at once are noticed."""
+    """A name that is the same for the same command and target, whoever submits it, so that a second job is noticed."""
     place = place.rstrip("/")
     readable = re.sub(r"[^A-Za-z0-9]+", "-", place.rpartition("/")[2]).strip("-")[:40]
     return f"{command}-{readable}-{hashlib.sha256(place.encode()).hexdigest()[:8]}"
@@ -257,8 +257,8 @@ def _read_config(config: str) -> bytes:
 
 
 def _refuse_other(running: Any, job: Job) -> None:
-    """Raises InvalidConfig if the job that runs under this name does something else, as far as can be told: a job that
-    was submitted by other means does not say what is in its config."""
+    """Raises InvalidConfig if the job that runs under this name does something else. A job that was submitted by other
+    means does not record the content of its config file; then that counts as different."""
     theirs = running.metadata or {}
     if running.entrypoint != job.entrypoint:
         what = "other settings"

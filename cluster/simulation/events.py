@@ -1,4 +1,4 @@
-"""The run as events: actors start; shards are handed out as the engine does it, end, and are lost with their node.
+"""The run as events: actors start; shards are handed out as the engine does it, finish, or are lost with their node.
 
 Second attempts at slow shards and repeated requests are left out. Workers share network and request limits evenly, and
 a shard takes as long as the slowest of its CPU, its network and its requests, since reading, quantizing and writing
@@ -22,7 +22,7 @@ _PUBLISHING = 10  # requests, one after the other: listing, index, report, manif
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a simulated run comes to.
+    """Result of a simulated run.
 
     seconds, start_seconds, end_seconds: seconds of the whole run, of its start (planning, nodes, actors) and of its end
     (reducing). workers: number of workers. shares: what the workers' time between start and end was spent on, as
@@ -49,14 +49,14 @@ class Result:
 
     @property
     def bound(self) -> str:
-        """The largest share of the rest, by name."""
+        """Name of what took the largest share of the time in which workers did not work."""
         losses = {name: share for name, share in self.shares.items() if name != "working"}
         return max(losses, key=lambda name: losses[name])
 
 
 @dataclass(slots=True)
 class _Worker:
-    """queue: the worker's shards; it works on the first one since `began`."""
+    """A worker. queue: shards that it was given; it has been working on the first one since `began`."""
 
     node: int
     ready: bool = False
@@ -134,8 +134,8 @@ class Simulation:
         self._give(number, now)
 
     def _give(self, number: int, now: float) -> None:
-        """Hands out as Dispatch._deal does: one shard each, a second one while more shards wait than there are workers,
-        and in the end those that other workers have queued."""
+        """Hands out shards as Dispatch._deal does: one to each worker, a second one while more shards wait than there
+        are workers, and at the end those that other workers have queued."""
         worker = self._workers[number]
         told = self._told(now)
         if not worker.queue and not self._waiting:
@@ -163,14 +163,14 @@ class Simulation:
         self._at(now + factor * float(self._seconds[worker.queue[0]]), "done", number)
 
     def _told(self, now: float) -> float:
-        """The time at which the driver gets to it, since it handles one thing at a time."""
+        """The time at which the driver has handled an event of `now`: it handles one at a time."""
         cost = self._rates.dispatch_seconds + self._rates.dispatch_seconds_per_worker * self._count
         self._driver_free = max(self._driver_free, now) + cost
         self._driver_busy += cost
         return self._driver_free
 
     def _preempt(self, node: int, now: float) -> None:
-        """The node's workers are gone, and their shards wait again; another node takes its place."""
+        """Removes the node's workers, and puts their shards back in the queue; another node takes its place later."""
         back = now + self._cluster.node_seconds + self._rates.actor_seconds
         for number, worker in enumerate(self._workers):
             if worker.node != node or not worker.ready:
@@ -197,7 +197,7 @@ class Simulation:
 def _shard_seconds(
     work: Work, rates: Rates, cluster: Cluster, workers: int
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """For each shard: CPU seconds, seconds in all, and what it waits for when that is not the CPU."""
+    """For each shard: CPU seconds, seconds in total, and what it waits for if not for the CPU."""
     cpu = work.params / rates.params_per_second + rates.shard_seconds
     if not cluster.network:  # local files: the workers' rate includes everything, and no S3 client is at work
         return cpu, cpu, ["storage"] * work.shards

@@ -2,7 +2,7 @@
 
 The shapes follow from the config.json files of Meta-Llama-3-8B, Llama-3-70B, Llama-3.1-405B and DeepSeek-V3, and from
 the tensors that transformers' LlamaForCausalLM and DeepSeek's own model have with them. DeepSeek-V3 is in float8 with a
-scale for each block of 128 × 128, and includes the MTP layer: 671 B parameters, and 14 B of that layer.
+scale for each block of 128 × 128, and includes the MTP layer: 671 B parameters, plus 14 B in that layer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Tensors = Iterator[tuple[str, tuple[int, ...], str]]  # name, shape, stored dtyp
 
 
 def llama(hidden: int, inner: int, layers: int, vocabulary: int, kv: int) -> Tensors:
-    """The tensors of a Llama. kv: rows of its key and value projections: number of key and value heads · 128."""
+    """The tensors of a Llama. kv: rows of its key and value projections, 128 times the number of such heads."""
     yield "model.embed_tokens.weight", (vocabulary, hidden), "bfloat16"
     for number in range(layers):
         block = f"model.layers.{number}"
@@ -92,7 +92,7 @@ MODELS: dict[str, Callable[[], Tensors]] = {
 
 
 def checkpoint_of(tensors: Tensors) -> Checkpoint:
-    """The checkpoint that open_checkpoint would find in such files. Float8 matrices are bfloat16 layers, as there."""
+    """The checkpoint as open_checkpoint would return it for such files: float8 matrices are bfloat16 layers."""
     layers: list[Layer] = []
     sizes: list[int] = [0]
     for name, shape, dtype in tensors:

@@ -30,7 +30,7 @@ def location(place: Location, key: str) -> str:
     try:
         text = os.fspath(place)
     except TypeError as error:
-        message = f"{key}: {type(place).__name__} gives no path of this machine; pass its URL as a string"
+        message = f"{key}: {type(place).__name__} is not a local path; pass its URL as a string"
         raise InvalidConfig(message) from error
     if isinstance(text, bytes):
         raise InvalidConfig(f"{key}: must be a path of text, not of bytes; decode it first, with os.fsdecode")

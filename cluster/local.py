@@ -186,7 +186,7 @@ def _not_started(what: str, log: Path) -> NotStarted:
     outside the cluster's folder."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     telling = [line for line in lines if _TELLING.search(line)] or lines
-    said = telling[-1][:_LINE_CHARS] if telling else "it said nothing"
+    said = telling[-1][:_LINE_CHARS] if telling else "the log is empty"
     descriptor, kept = tempfile.mkstemp(prefix=f"arrowquant-{log.stem}-", suffix=".log")
     os.close(descriptor)
     shutil.copyfile(log, kept)
@@ -241,7 +241,7 @@ def _up(options: argparse.Namespace) -> int:
     if state.exists():
         cluster = _noted(state)
         if any(map(_is_running, cluster.nodes)):
-            print(f"a cluster is up already, at {cluster.address}; `down` stops it", file=sys.stderr)
+            print(f"a cluster is already running at {cluster.address}; stop it with `down`", file=sys.stderr)
             return 2
         stop(cluster)
     cluster = start(options.nodes, options.dashboard_port)
@@ -255,13 +255,13 @@ def _noted(state: Path) -> LocalCluster:
     try:
         return LocalCluster.from_json(state.read_text())
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{state} is no note of a cluster that `up` made; remove it") from error
+        raise ValueError(f"{state} was not written by `up`; remove it") from error
 
 
 def _down(options: argparse.Namespace) -> int:
     state: Path = options.state
     if not state.exists():
-        print("no cluster is up", file=sys.stderr)
+        print("no cluster is running", file=sys.stderr)
         return 0
     stop(_noted(state))
     state.unlink()
@@ -320,7 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command.add_argument("command", nargs="+", metavar="-- COMMAND")
         else:
             command.add_argument(
-                "--state", type=Path, default=default_state, help="where `up` notes its pids"
+                "--state", type=Path, default=default_state, help="file in which `up` notes its pids"
             )
     options = parser.parse_args(arguments)
     try:

@@ -166,9 +166,7 @@ def follow(client: JobSubmissionClient, submission_id: str) -> int:
             time.sleep(2**attempt)
             continue
         return _exit_code(details)
-    message = (
-        f"the cluster does not answer any more, and job {submission_id} may be over; submit again to resume"
-    )
+    message = f"the cluster no longer answers, and job {submission_id} may have ended; submit again to resume"
     raise StorageError(message)
 
 
@@ -215,13 +213,11 @@ def _also_read(parameters: Mapping[str, Any]) -> Iterator[str]:
 
 def _check_place(place: str) -> None:
     if redact(place) != place:
-        message = (
-            "an address with credentials would be seen by all; set them where the workers run, or use --env"
-        )
+        message = "a URL with credentials would be visible to everyone; set them where the workers run, or use --env"
         raise InvalidConfig(message, uri=redact(place))
     if is_local(place) and place != "minilm" and not Path(place).is_absolute():
         message = (
-            "a job runs in a folder of its own; give a URL, or the full path of a disk that all nodes share"
+            "a job runs in a folder of its own; use a URL, or the full path on a disk that all nodes share"
         )
         raise InvalidConfig(message, uri=place)
 
@@ -250,9 +246,9 @@ def _read_config(config: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        reason = error.strerror or "it can't be read"
+        reason = error.strerror or "no reason given"
         raise InvalidConfig(
-            f"there is no such config file to read ({reason}); check --config", uri=str(path)
+            f"cannot read the config file ({reason}); check --config", uri=str(path)
         ) from error
 
 
@@ -263,7 +259,7 @@ def _refuse_other(running: Any, job: Job) -> None:
     if running.entrypoint != job.entrypoint:
         what = "other settings"
     elif theirs.get(_CONFIG_SHA256) != job.content.get(_CONFIG_SHA256):
-        what = "another config" if _CONFIG_SHA256 in theirs else "a config that it has not told"
+        what = "another config" if _CONFIG_SHA256 in theirs else "an unknown config"
     elif theirs.get(_CODE, job.content[_CODE]) != job.content[_CODE]:
         what = "another version of the package"
     else:
@@ -373,18 +369,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--address", help=f"of the job server (default RAY_API_SERVER_ADDRESS, else {DEFAULT_ADDRESS})")
+    add("--address", help=f"URL of the job server (default RAY_API_SERVER_ADDRESS, else {DEFAULT_ADDRESS})")
     add("--submission-id", metavar="ID", help="name of the job (default: from command and target)")
-    add("--metadata", action="append", default=[], metavar="KEY=VALUE", help="shown with the job; repeatable")
+    add(
+        "--metadata",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="metadata shown with the job; repeatable",
+    )
     add("--env", action="append", default=[], metavar="NAME", help="variable that the job gets; repeatable")
-    add("--installed", action="store_true", help="use the package installed there, don't send this one")
+    add("--installed", action="store_true", help="use the package that the cluster has; do not send this one")
     add("--no-wait", action="store_true", help="submit and return")
     add("--stop-on-interrupt", action="store_true", help="Ctrl-C stops the job instead of detaching")
     add(
         "command",
         nargs="+",
         metavar="-- COMMAND",
-        help="what arrowquant is given: quantize SOURCE TARGET …, export TARGET OUT …",
+        help="arguments of arrowquant: quantize SOURCE TARGET …, export TARGET OUT …",
     )
     options = parser.parse_args(arguments)
     try:

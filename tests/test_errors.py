@@ -143,7 +143,6 @@ _ALWAYS_SEVERAL = {
     "storage/remote/upload.py": "parts",  # S3's limit
     "target/commit.py": "commits of",  # of 10,000
     "target/manifest.py": "bytes are",  # of an index
-    "tensor/quantized.py": "columns or more",
     "validation/measures.py": "bits|nats",  # as 7.42
 }
 _NOUN = r"[a-z]+s"

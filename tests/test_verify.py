@@ -302,7 +302,7 @@ def test_values_without_a_checksum_are_not_given_out(tmp_path: Path) -> None:
     """V1 has none; a V2 row from which it was taken, digests and all, is damaged."""
     row = random_row(RNG, "w", 2, 3, "int8")
     path = write_v2(tmp_path / "m.parquet", [row.but(checksum="", chunk_digests=b"")])
-    with pytest.raises(CorruptWeights, match="checksum is empty"):
+    with pytest.raises(CorruptWeights, match="checksum is missing"):
         Dataset.open(str(path))
     make_target(tmp_path / "indexed", [[row]])
     index = tmp_path / "indexed" / "index.parquet"
@@ -314,7 +314,7 @@ def test_values_without_a_checksum_are_not_given_out(tmp_path: Path) -> None:
     manifest = json.loads((tmp_path / "indexed" / "manifest.json").read_bytes())
     manifest["index"] |= {"nbytes": index.stat().st_size, "hash": hash_of(index.read_bytes())}
     (tmp_path / "indexed" / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(CorruptWeights, match="checksum is empty"):
+    with pytest.raises(CorruptWeights, match="checksum is missing"):
         Dataset.open(str(tmp_path / "indexed"))
     assert not verify(tmp_path / "indexed").is_sound
 

@@ -8,10 +8,7 @@ from typing import Any
 from arrowquant_dist.config.checks import invalid
 
 ASKING = ("size", "min_quality")
-WITHOUT_HESSIANS = (
-    "is chosen without data, so with hessians it would do less than it seems; leave one of them out, or use size with "
-    "hessians"
-)
+WITHOUT_HESSIANS = "does not use hessians; leave one of them out, or use size with hessians"
 # Settings that are chosen, and so must not be given, in a config that asks for a size or a quality.
 CHOSEN = (
     *("quant_type", "per_channel", "group_size", "symmetric", "method", "integer_zero_points", "scale_dtype"),

@@ -296,7 +296,7 @@ class QuantizationConfig(Displayed):
                     "texts", "is missing: a min_quality in percent is about the perplexity of texts"
                 )
         elif self.texts is not None:
-            raise invalid("texts", "is what min_quality is measured by, but there is no min_quality")
+            raise invalid("texts", "is used only with min_quality, which is missing")
         if self.texts is not None:
             object.__setattr__(self, "texts", location(self.texts, "texts"))
         if self.chosen_for is not None:

@@ -185,7 +185,7 @@ class SpecResolver:
         ]
         notes += [
             f"overrides[{index}] ({use.override.layers!r}) has no effect: a later override, "
-            "mixed_precision_layers or a layer's own nature decides for all its layers"
+            "mixed_precision_layers or a rule that always keeps such layers decides for all of them"
             for index, use in enumerate(self._overrides)
             if use.matches and not use.decides and not use.row_dims_fit
         ]

@@ -280,7 +280,7 @@ class BareFile:
         headers = headers_of({**small, "dtype": dtypes}, len(places))
         for (group, row), header in zip(places, headers, strict=True):
             if self.version != "1" and not header.checksum:
-                raise self._corrupt("its checksum is empty", header.layer_name)
+                raise self._corrupt("its checksum is missing", header.layer_name)
             yield StoredBlock(header, self._path, group, row)
 
     @contextmanager

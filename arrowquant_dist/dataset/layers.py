@@ -127,7 +127,7 @@ class BlockProblems:
 def _of_row(block: StoredBlock) -> str | None:
     problem = row_problem(block.header)
     if problem is None and block.ranges is not None and not block.header.checksum:
-        return "its checksum is empty"  # allowed in V1 only, and no index has V1 rows
+        return "its checksum is missing"  # allowed in V1 only, and no index has V1 rows
     return problem
 
 

@@ -160,7 +160,7 @@ class Stream(Generic[T]):
     def check_usable(self) -> None:
         """Raises InvalidConfig if this is a child that was forked in the meantime, or if the stream is closed."""
         if self._pid != os.getpid():
-            message = "this iteration was begun in the process that this one was forked from; begin another one here"
+            message = "this iteration was started before the process forked; start a new one in this process"
             raise InvalidConfig(message)
         if self._is_closed:
             raise InvalidConfig("the loader was closed while it was read; open a new one")

@@ -38,8 +38,8 @@ class Region:
         beyond = [dim for dim in spans if dim > row_dims]
         if beyond:
             message = (
-                f"dimension {beyond[0]} of {list(shape)} cannot be cut, only the first {row_dims + 1}; read all of it, "
-                "and cut the tensor"
+                f"dimension {beyond[0]} of {list(shape)} cannot be sliced, only the first {row_dims + 1}; read the "
+                "whole layer, and slice the tensor"
             )
             raise InvalidConfig(message, layer=layer.name)
         given = tuple(len(spans[dim]) if dim in spans else size for dim, size in enumerate(shape))

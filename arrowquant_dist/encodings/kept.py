@@ -45,7 +45,7 @@ def source_spec(layer: Stored, bits: int, group: int, *, symmetric: bool) -> Qua
         return NotKept(f"{len(layer.shape)}-D codes have no rows")
     columns = layer.shape[-1]
     if group == 1 < columns:
-        return NotKept("each column has a scale of its own, and a scale of V2 is a row's or a group's")
+        return NotKept("each column has its own scale, but V2 has scales per row or group only")
     return QuantSpec(
         quant_type=_type_of(bits),
         per_channel=group >= columns,

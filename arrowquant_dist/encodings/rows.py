@@ -202,7 +202,7 @@ class RowSlice:
             return groups[:0]
         if groups.size and not 0 <= groups.min() <= groups.max() < self.grid.scale_columns:
             scales = counted(self.grid.scale_columns, "scale")
-            message = f"its g_idx has groups beyond its {scales} per row; download it again"
+            message = f"its g_idx refers to groups beyond its {scales} per row; download it again"
             raise InvalidCheckpoint(message, layer=self.layer.name, uri=self.layer.uri)
         return groups
 
@@ -217,7 +217,7 @@ def check_factors(scales: np.ndarray, shared: float, codes: np.ndarray, layer: S
     if scales.min() < 0:
         wrong = "some of its scales are negative"
     elif shared == 0 and (codes & _NO_SIGNS).any():
-        wrong = "its scale is 0, but its codes are not"
+        wrong = "its scale is 0, but its codes are not all 0"
     else:
         return
     message = f"{wrong}; download the file again, or use the model that it was made from"

@@ -189,9 +189,7 @@ class TurnedSlice:
         groups = stored.view("<i4")
         count = self.encoding.scales.shape[0]
         if not 0 <= groups.min() <= groups.max() < count:
-            message = (
-                f"its g_idx has groups beyond its {counted(count, 'scale')} per output; download it again"
-            )
+            message = f"its g_idx refers to groups beyond its {counted(count, 'scale')} per output; download it again"
             raise InvalidCheckpoint(message, layer=self.layer.name, uri=place.uri)
         in_order = np.array_equal(groups, np.arange(groups.size, dtype=np.int32) // group)
         return groups[:0] if in_order else groups

@@ -120,7 +120,8 @@ def _compare_next_tokens(
     refuse_unknown_ids(made, one)
     if looks_ahead(one, next(ids for ids in made.ids if len(ids) > 1)):
         message = (
-            f"{kind.architecture} sees the tokens that follow, so it predicts none; one with is_decoder does"
+            f"{kind.architecture} attends to later tokens, so next tokens cannot be compared; use a model with "
+            "is_decoder"
         )
         raise InvalidConfig(message, uri=original.files.uri)
     other, _ = transformers_model(kind, dataset.source, teller.loading("reading the dataset"))

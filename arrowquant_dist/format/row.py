@@ -257,7 +257,7 @@ def row_problem(row: RowHeader) -> str | None:
     if problem is not None:
         return problem
     if row.num_params != math.prod(row.shape):
-        return f"num_params is {row.num_params}, but shape {list(row.shape)} has others"
+        return f"num_params is {row.num_params}, which does not match shape {list(row.shape)}"
     if row.quant_axis not in {-1, 0} or (row.group_size > 0 and row.quant_axis != 0):
         return f"quant_axis {row.quant_axis} with group_size {row.group_size} is not a V2 layout"
     return None

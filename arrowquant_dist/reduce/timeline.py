@@ -128,7 +128,7 @@ class Timeline:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of `to_dict`. Raises ValueError where the run has no duration."""
         if not _LEAST_SECONDS <= values["seconds"] < math.inf:
-            raise ValueError("a timeline of no length")
+            raise ValueError("a timeline without a duration")
         lists = {
             "at_work": tuple(values["at_work"]),
             "lanes": tuple(WorkerLane.from_dict(lane) for lane in values["lanes"]),

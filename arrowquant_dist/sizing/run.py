@@ -158,7 +158,7 @@ def table_config(config: QuantizationConfig, table: Ways) -> QuantizationConfig:
 
 
 def size_note(nbytes: int, target: int) -> str:
-    left = ", and every layer has the best way that there is" if nbytes < _USED * target else ""
+    left = ", and no layer can be stored any better" if nbytes < _USED * target else ""
     return f"size: the parts take about {nbytes} of the {target} bytes asked for{left}"
 
 

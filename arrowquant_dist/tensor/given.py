@@ -13,12 +13,14 @@ from arrowquant_dist.errors import InvalidConfig, listed
 if TYPE_CHECKING:
     import torch
 
-_WEIGHT = "a weight is a torch tensor or a numpy array"
+_WEIGHT = "a weight must be a torch tensor or a numpy array"
 
 
 def check_name(name: Any) -> None:
     if not isinstance(name, str):
-        raise InvalidConfig(f"name is the layer's, a text, not {shown(name)}; leave it out where it has none")
+        raise InvalidConfig(
+            f"name must be a string (the layer's name), not {shown(name)}; omit it if the weight has none"
+        )
 
 
 def given_bytes(weight: Any) -> tuple[np.ndarray, tuple[int, ...], str]:
@@ -42,13 +44,13 @@ def given_bytes(weight: Any) -> tuple[np.ndarray, tuple[int, ...], str]:
         return plain.reshape(-1).view(torch.uint8).numpy(), tuple(map(int, weight.shape)), dtype
     except (RuntimeError, NotImplementedError, TypeError, AssertionError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        message = f"this weight's values cannot be read ({reason}); pass a plain tensor of the CPU"
+        message = f"this weight's values cannot be read ({reason}); pass a plain tensor on the CPU"
         raise InvalidConfig(message) from error
 
 
 def _of_array(weight: np.ndarray) -> tuple[np.ndarray, tuple[int, ...], str]:
     if isinstance(weight, np.ma.MaskedArray):
-        raise InvalidConfig("this weight is a masked array; pass its values, as weight.filled(0)")
+        raise InvalidConfig("this weight is a masked array; pass its values, such as weight.filled(0)")
     dtype = _known(weight.dtype.name)
     plain = np.ascontiguousarray(np.asarray(weight), weight.dtype.newbyteorder("<"))
     return plain.reshape(-1).view(np.uint8), weight.shape, dtype
@@ -61,18 +63,21 @@ def _tensor_problem(weight: torch.Tensor) -> str | None:
     if torch.nn.parameter.is_lazy(weight):
         return "is not initialized yet; run its module once first"
     if weight.is_nested:
-        return "is nested, tensors of several shapes; pass one at a time, of weight.unbind()"
+        return "is a nested tensor; pass its tensors one at a time (weight.unbind())"
     if weight.is_meta:
         return "is on the meta device and has no values; load them first"
     if type(weight).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
         kind = type(weight).__name__
-        return f"is a {kind}, which stands for another tensor; pass a plain one, as its full, local or dequantized form"
+        return (
+            f"is a {kind}, a wrapper around another tensor; pass a plain tensor, such as its full, local or "
+            "dequantized form"
+        )
     if weight.layout != torch.strided:
-        return f"is of the layout {str(weight.layout).removeprefix('torch.')}; pass weight.to_dense()"
+        return f"has the layout {str(weight.layout).removeprefix('torch.')}; pass weight.to_dense()"
     if weight.is_quantized:
-        return "is quantized already; pass weight.dequantize()"
+        return "is already quantized; pass weight.dequantize()"
     if weight.numel() and weight.data_ptr() == 0:
-        return "has no values any more, its memory was freed; pass it before that"
+        return "has no values, because its memory was freed; pass it before that"
     return None
 
 
@@ -89,5 +94,5 @@ def _kind_of(value: Any) -> str:
 
 def _hint(value: Any) -> str:
     if isinstance(value, (list, tuple, np.generic, int, float)):
-        return "pass numpy.asarray(…) of it"
-    return "pass its values as one of these"
+        return "pass numpy.asarray(…)"
+    return "convert its values to one of these"

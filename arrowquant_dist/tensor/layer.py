@@ -36,10 +36,12 @@ def quantize_layer(
     needed = side_input.needed(spec)
     lacking = () if any(part in tensors for part in needed) else needed[:1]
     for part in (*tensors, *lacking):
-        found = (tensors[part].shape, str(tensors[part].dtype)) if part in tensors else "nothing"
+        found = (tensors[part].shape, str(tensors[part].dtype)) if part in tensors else "missing"
         if found != (shapes.get(part), "float32"):
-            wanted = f"float32 of {list(shapes[part])}" if part in shapes else "no such part"
-            raise InvalidConfig(f"{part} is {found}, not {wanted}", layer=layer or None)
+            wanted = (
+                f"float32 of {list(shapes[part])}" if part in shapes else "only parts that this method uses"
+            )
+            raise InvalidConfig(f"{part} is {found}; pass {wanted}", layer=layer or None)
     prepared = side_input.prepare(layer, shape, spec.row_dims, _Parts(tensors))
     given = Given(side=prepared) if prepared is not None else NOTHING
     return quantize_values(values, shape, dtype, spec, given=given, layer=layer or None)

@@ -121,7 +121,7 @@ def _quantize(
         return None
     if spec.scale_dtype == "float16" and not are_halves(found.scales):
         raise UnquantizableWeights(
-            "has scales that float16 does not hold, beyond 65504 or far below its smallest number, 6e-8; add it to "
+            "has scales that float16 cannot represent (above 65504, or far below 6e-8); add it to "
             "mixed_precision_layers when you quantize",
             layer=layer,
         )

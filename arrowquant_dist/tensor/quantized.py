@@ -168,8 +168,8 @@ class QuantizedTensor(Displayed):
         group = math.gcd(whole.group_size, start)
         if group < min(_LEAST_GROUP, whole.group_size):
             message = (
-                f"columns from {start} on do not begin with a group of {whole.group_size}, nor with an equal part of "
-                f"one that has {_LEAST_GROUP} columns or more; begin elsewhere, or read them decoded"
+                f"columns cannot start at {start}: it is not a multiple of the group size {whole.group_size}, nor of a "
+                f"divisor of it that is at least {_LEAST_GROUP}; start elsewhere, or read decoded values"
             )
             raise InvalidConfig(message)
         rows = self.matrix_shape[0]
@@ -230,7 +230,7 @@ class QuantizedTensor(Displayed):
         is_known = isinstance(dtype, str) and dtype in DTYPES
         if not is_known or not (DTYPES[dtype].is_float or dtype == self.dtype):
             raise InvalidConfig(
-                f"dtype: {shown(dtype)} is no dtype to decode to; pass torch.float32 or torch.bfloat16"
+                f"dtype: cannot decode to {shown(dtype)}; pass torch.float32 or torch.bfloat16"
             )
         return dtype
 

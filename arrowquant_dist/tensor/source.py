@@ -90,7 +90,7 @@ def check_finite(
         value = as_float32(values[bad * itemsize : (bad + 1) * itemsize], dtype)[0]
         where = [int(i) for i in np.unravel_index(first_value + bad, shape)] if shape else []
         raise UnquantizableWeights(
-            f"{'NaN' if np.isnan(value) else 'inf'} at index {where}; mend the source, or say `non_finite: keep` in "
+            f"{'NaN' if np.isnan(value) else 'inf'} at index {where}; fix the source, or set `non_finite: keep` in "
             "the config to store such a layer unquantized",
             layer=layer,
         )

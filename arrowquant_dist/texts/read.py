@@ -222,7 +222,7 @@ def _collected(name: str, found: Iterable[tuple[int, str]], unit: str) -> Texts:
         try:
             nbytes = len(text.encode())
         except UnicodeEncodeError as error:
-            message = f"{unit} {number} has half a surrogate pair, which no valid text has; write it again"
+            message = f"{unit} {number} has an unpaired surrogate, which is not valid text; remove it"
             raise InvalidConfig(message, uri=name) from error
         total += nbytes
         if nbytes > MAX_TEXT_NBYTES:
@@ -235,5 +235,5 @@ def _collected(name: str, found: Iterable[tuple[int, str]], unit: str) -> Texts:
             message = f"more than {MAX_TEXTS} texts, or {MAX_TEXTS_NBYTES} bytes of them; use a part of it"
             raise InvalidConfig(message, uri=name)
     if not items:
-        raise InvalidConfig("there is no text in it; use a file with one text per line", uri=name)
+        raise InvalidConfig("it has no texts; use a file with one text per line", uri=name)
     return Texts(name, tuple(items), skipped)

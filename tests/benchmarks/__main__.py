@@ -75,67 +75,77 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="SECTION",
         help=f"{', '.join(_SECTIONS)}, or all; default: the overview",
     )
-    parser.add_argument("--runs", type=int, default=5, help="rounds")
+    parser.add_argument("--runs", type=int, default=5, help="number of rounds")
     parser.add_argument(
         "--params",
         type=int,
-        help=f"of the checkpoint; default: of the overview {overview.PARAMS:,}, of sections {_PARAMS:,}",
+        help=f"weights of the checkpoint; default: {overview.PARAMS:,} in the overview, {_PARAMS:,} in sections",
     )
     parser.add_argument(
         "--out",
         type=Path,
         default=Path("out/benchmarks"),
         metavar="FOLDER",
-        help=f"where {', '.join(overview.NAMES)} go",
+        help=f"folder for {', '.join(overview.NAMES)}",
     )
     parser.add_argument(
         "--peers",
         nargs="+",
         default=[],
         metavar="PYTHON",
-        help="more interpreters in which peers are installed, for the overview: some exclude each other",
+        help="further interpreters with peers installed, for the overview: some peers exclude each other",
     )
     parser.add_argument(
         "--models",
         nargs="+",
         default=["1B"],
         choices=big.MODELS,
-        help="of `cluster`; the first is what others are held to",
+        help="models for `cluster`; the first is the one that the others are compared with",
     )
     parser.add_argument(
         "--side",
         type=int,
         default=4096,
-        help="of the square matrix of `kernels`, `hqq`, `gptq` and `serving`",
+        help="rows and columns of the matrix for `kernels`, `hqq`, `gptq` and `serving`",
     )
-    parser.add_argument("--layers", type=int, default=reducing.LAYERS, help="of the run of `reducing`")
-    parser.add_argument("--parts", type=int, default=verifying.PARTS, help="of the dataset of `verifying`")
+    parser.add_argument("--layers", type=int, default=reducing.LAYERS, help="number of layers for `reducing`")
+    parser.add_argument("--parts", type=int, default=verifying.PARTS, help="number of parts for `verifying`")
     parser.add_argument(
-        "--nbytes", type=int, default=exporting.NBYTES, help="stored, of the dataset of `export`"
-    )
-    parser.add_argument(
-        "--formats", nargs="+", default=exporting.FORMATS, choices=exporting.FORMATS, help="of `export`"
+        "--nbytes", type=int, default=exporting.NBYTES, help="stored bytes of the dataset for `export`"
     )
     parser.add_argument(
-        "--places", nargs="+", default=exporting.PLACES, choices=exporting.PLACES, help="of `export`"
+        "--formats",
+        nargs="+",
+        default=exporting.FORMATS,
+        choices=exporting.FORMATS,
+        help="formats of `export`",
     )
     parser.add_argument(
-        "--budgets", type=int, nargs="+", default=[64, 256], help="MiB, of the loaders of `peaks`"
+        "--places", nargs="+", default=exporting.PLACES, choices=exporting.PLACES, help="places of `export`"
+    )
+    parser.add_argument(
+        "--budgets",
+        type=int,
+        nargs="+",
+        default=[64, 256],
+        help="memory budgets of the loaders in `peaks`, in MiB",
     )
     parser.add_argument(
         "--runai",
         default=sys.executable,
         metavar="PYTHON",
-        help="that has Run:ai's streamer, for `streaming`",
+        help="interpreter with Run:ai's streamer installed, for `streaming`",
     )
-    parser.add_argument("--texts", metavar="FILE", help="for `accuracy`: of other kinds than the package's")
-    parser.add_argument("--calibration-texts", type=int, default=500, help="how many, of `calibrate`")
-    parser.add_argument("--folder", help="for temporary files: on the disk to measure")
+    parser.add_argument(
+        "--texts", metavar="FILE", help="texts for `accuracy`, of other kinds than the package's"
+    )
+    parser.add_argument("--calibration-texts", type=int, default=500, help="number of texts for `calibrate`")
+    parser.add_argument("--folder", help="folder for temporary files, on the disk to measure")
     parser.add_argument(
         "--idle",
         type=float,
         default=0.0,
-        help="seconds to wait before each job of `files`: memory is cold then",
+        help="seconds to wait before each job of `files`, so that its memory is cold",
     )
     given = parser.parse_args(arguments)
     unknown = [name for name in given.sections if name not in {*_SECTIONS, _ALL}]

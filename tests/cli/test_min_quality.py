@@ -75,5 +75,5 @@ def test_it_holds_and_the_table_in_plan_and_report_makes_the_same_bytes(
 def test_with_hessians_it_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     done = run("quantize", "nowhere", tmp_path / "out", "--min-quality", "0.98", "--hessians", "nowhere")
     assert done.exit_code == 2
-    assert "min_quality: is chosen without data" in done.stderr
+    assert "min_quality: does not use hessians" in done.stderr
     assert not (tmp_path / "out").exists()

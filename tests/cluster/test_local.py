@@ -54,7 +54,7 @@ def test_it_is_a_head_without_cpus_and_workers_of_one_until_down(tmp_path: Path)
         assert sorted(json.loads(seen.stdout.splitlines()[-1]).values()) == [0, 1]
         again = run("up", "--state", state)
         assert again.returncode == 2
-        assert "up already" in again.stderr
+        assert "already running" in again.stderr
     finally:
         assert run("down", "--state", state).returncode == 0
     assert not [pid for pid in [*pids, *families] if is_alive(pid)]
@@ -101,7 +101,7 @@ def test_a_node_that_does_not_come_up_is_one_line_with_its_reason_and_its_log() 
         (("run", "--", "no-such-command"), 2, "no-such-command"),
         (("run", "--nodes", "-1", "--", "true"), 2, "must be between 0 and 250"),
         (("run", "--dashboard-port", "99999", "--", "true"), 2, "must be between 0 and 65535"),
-        (("down", "--state", CHECKOUT / "README.md"), 1, "no note of a cluster"),
+        (("down", "--state", CHECKOUT / "README.md"), 1, "was not written by `up`"),
     ],
 )
 def test_what_cannot_work_is_one_line(arguments: tuple[object, ...], code: int, said: str) -> None:

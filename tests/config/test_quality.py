@@ -39,9 +39,9 @@ def test_anything_else_is_refused(value: Any) -> None:
         ({"min_quality": "5%"}, "texts: is missing"),
         (
             {"min_quality": 0.9, "hessians": "h"},
-            "min_quality: is chosen without data, so with hessians it would",
+            "min_quality: does not use hessians; leave one of them out",
         ),
-        ({"texts": "builtin"}, "texts: is what min_quality is measured by"),
+        ({"texts": "builtin"}, "texts: is used only with min_quality"),
         ({"min_quality": 0.9, "size": "5MB"}, "min_quality: cannot be combined with size"),
         ({"min_quality": 0.9, "quant_type": "int8"}, "quant_type: cannot be combined with min_quality"),
         ({"size": "5MB", "quant_type": "int8"}, "quant_type: cannot be combined with size"),

@@ -175,7 +175,9 @@ def test_groups_beyond_the_scales_are_an_error_and_not_read(tmp_path: Path) -> N
     checkpoint = save_model(
         tmp_path, {**stored, "a.weight_g_idx": torch.full((96,), 3, dtype=torch.int32)}, config
     )
-    with pytest.raises(InvalidCheckpoint, match=r"layer 'a.weight'.*g_idx has groups beyond its 3 scales"):
+    with pytest.raises(
+        InvalidCheckpoint, match=r"layer 'a.weight'.*g_idx refers to groups beyond its 3 scales"
+    ):
         values_of(checkpoint)
 
 

@@ -135,11 +135,11 @@ def test_a_message_of_another_class_is_another_reason() -> None:
 
 def test_what_to_do_is_told_once_for_all_reasons_that_end_with_it() -> None:
     nans = [
-        UnquantizableWeights(f"NaN at index [{i}]; mend the source; or keep it", layer="a") for i in (1, 2)
+        UnquantizableWeights(f"NaN at index [{i}]; fix the source; or keep it", layer="a") for i in (1, 2)
     ]
     error = raised({0: nans[0], 1: nans[1]})
     assert str(error) == (
-        "layer 'a': 2 of 9 shards failed: NaN at index [1]; mend the source; or keep it (shard 0); "
+        "layer 'a': 2 of 9 shards failed: NaN at index [1]; fix the source; or keep it (shard 0); "
         "NaN at index [2] (shard 1)"
     )
 

@@ -147,7 +147,7 @@ def test_columns_within_a_group_get_smaller_groups_of_the_same_values(tmp_path: 
         part = loader.read("w", columns=slice(start, 90))
         assert part.group_size == group
         assert part.values().tobytes() == bits(decoded[:, start:90])
-    with pytest.raises(InvalidConfig, match="from 4 on do not begin with a group of 32"):
+    with pytest.raises(InvalidConfig, match="cannot start at 4: it is not a multiple of the group size 32"):
         loader.read("w", columns=slice(4, 90))
 
 

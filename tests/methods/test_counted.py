@@ -70,7 +70,7 @@ def test_a_row_is_the_same_in_any_row_block(cut: int) -> None:
 
 
 def test_counts_of_another_layer_are_refused() -> None:
-    with pytest.raises(InvalidConfig, match=r"counts is .*2999.*, not float32 of \[3000\]"):
+    with pytest.raises(InvalidConfig, match=r"counts is .*2999.*; pass float32 of \[3000\]"):
         quantize_layer(
             values().reshape(-1).view(np.uint8), (_ROWS, _COLUMNS), "float32", _SPEC, {"counts": counts()[1:]}
         )

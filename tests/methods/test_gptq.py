@@ -317,7 +317,7 @@ def test_a_target_beyond_float32_is_an_error_that_names_the_layer(
 
 
 def test_statistics_of_another_shape_or_none_are_refused() -> None:
-    with pytest.raises(InvalidConfig, match=r"hessian is nothing, not float32 of \[200, 200\]"):
+    with pytest.raises(InvalidConfig, match=r"hessian is missing; pass float32 of \[200, 200\]"):
         quantized(weights(), spec_of(), {})
     parts = statistics(ROWS, COLUMNS)
     parts["cross"] = parts["hessian"][:5]

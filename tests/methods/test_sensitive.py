@@ -119,5 +119,5 @@ def test_values_that_are_no_numbers_are_refused_by_their_place(bad: float, row: 
 
 
 def test_that_of_another_layer_is_refused() -> None:
-    with pytest.raises(InvalidConfig, match=r"sensitivity is .*not float32 of \[48, 48\]"):
+    with pytest.raises(InvalidConfig, match=r"sensitivity is .*; pass float32 of \[48, 48\]"):
         quantized(sensitivity=sensitivity()[1:, 1:])

@@ -185,7 +185,9 @@ def test_a_float16_scale_is_the_next_away_from_zero_and_what_it_has_not_stays() 
 def test_a_scale_far_from_all_of_float16_s_is_an_error_that_names_the_layer(factor: float) -> None:
     weight = _weight().numpy()
     weight[5] *= factor
-    with pytest.raises(UnquantizableWeights, match=r"'m\.w'.*float16 does not hold.*mixed_precision_layers"):
+    with pytest.raises(
+        UnquantizableWeights, match=r"'m\.w'.*float16 cannot represent.*mixed_precision_layers"
+    ):
         _quantized(weight, QuantSpec("int8", scale_dtype="float16"))
 
 

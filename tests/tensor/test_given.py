@@ -115,7 +115,7 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "complex": (lambda: torch.zeros(4, 4, dtype=torch.complex64), "dtype complex64 is not supported"),
     "freed": (_freed, "its memory was freed"),
     "fake": (_fake, "FakeTensor"),
-    "wrapper": (_wrapped, "TwoTensor, which stands for"),
+    "wrapper": (_wrapped, "TwoTensor, a wrapper around"),
     "lazy": (torch.nn.UninitializedParameter, "not initialized yet"),
     "list": (lambda: [[1.0, 2.0]], r"not list; pass numpy\.asarray"),
     "None": (lambda: None, "not None"),
@@ -160,7 +160,7 @@ def test_what_is_no_config_is_refused(config: Any, said: str) -> None:
 
 @pytest.mark.parametrize("name", [3, None, b"w"])
 def test_a_name_is_a_text(name: Any) -> None:
-    with pytest.raises(InvalidConfig, match="name is the layer's, a text"):
+    with pytest.raises(InvalidConfig, match="name must be a string"):
         quantize_tensor(VALUES, INT8, name)
 
 

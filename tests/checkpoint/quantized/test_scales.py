@@ -104,7 +104,7 @@ def test_blocks_of_scales_may_have_dimensions_of_one_between(tmp_path: Path) -> 
     ("scale", "message"),
     [
         (-scales(1), "some of its scales are negative"),
-        (torch.zeros(1), "its scale is 0, but its codes are not"),
+        (torch.zeros(1), "its scale is 0, but its codes are not all 0"),
     ],
 )
 def test_scales_that_no_library_writes_are_named(tmp_path: Path, scale: torch.Tensor, message: str) -> None:

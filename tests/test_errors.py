@@ -142,7 +142,7 @@ _ALWAYS_SEVERAL = {
     "report/text.py": "bits",  # as 3.95
     "storage/remote/upload.py": "parts",  # S3's limit
     "target/commit.py": "commits of",  # of 10,000
-    "target/manifest.py": "bytes are",  # of an index
+    "target/manifest.py": r"bytes\)",  # of an index
     "validation/measures.py": "bits|nats",  # as 7.42
 }
 _NOUN = r"[a-z]+s"

@@ -120,7 +120,7 @@ def _compare_next_tokens(
     refuse_unknown_ids(made, one)
     if looks_ahead(one, next(ids for ids in made.ids if len(ids) > 1)):
         message = (
-            f"{kind.architecture} attends to later tokens, so next tokens cannot be compared; use a model with "
+            f"{kind.architecture} sees later tokens, so next tokens cannot be compared; use a model with "
             "is_decoder"
         )
         raise InvalidConfig(message, uri=original.files.uri)

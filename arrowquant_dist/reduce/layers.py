@@ -77,7 +77,7 @@ def combine_layers(receipts: Sequence[Receipt], plan: Plan) -> tuple[LayerMetric
     if unplanned:
         raise IncompleteDataset(
             f"{counted(len(unplanned), 'layer')} {are(len(unplanned))} not in the plan "
-            f"({listed(map(repr, unplanned))}); the target was written by another plan, start again with --overwrite"
+            f"({listed(map(repr, unplanned))}); the target was written with another plan; start again with --overwrite"
         )
     for name in planned:
         _check_cover(name, rows[name])
@@ -96,8 +96,8 @@ def _check_shards(receipts: Sequence[Receipt], plan: Plan) -> None:
     if len(told) != len(planned) or set(told) != planned:
         surplus = sorted({shard for shard in told if shard not in planned or told.count(shard) > 1})
         raise IncompleteDataset(
-            f"{counted(len(surplus), 'shard')} {have(len(surplus))} a receipt that is one "
-            f"too many ({listed(surplus)}); keep the committed receipt of each planned shard alone"
+            f"{counted(len(surplus), 'shard')} {have(len(surplus))} a surplus receipt "
+            f"({listed(surplus)}); keep only the committed receipt of each planned shard"
         )
 
 
@@ -119,12 +119,12 @@ def _check_cover(name: str, blocks: Sequence[RowRecord]) -> None:
         if row.layer_shape != first.layer_shape or row.row_dims != first.row_dims:
             raise IncompleteDataset(f"its row blocks disagree on the layer's shape; {_RERUN}", layer=name)
         if row.row_start != reached:
-            what = "are missing" if row.row_start > reached else "are there twice"
+            what = "are missing" if row.row_start > reached else "appear twice"
             low, high = sorted((reached, row.row_start))
             raise IncompleteDataset(f"rows {low} to {high} of {expected} {what}; {_RERUN}", layer=name)
         reached = row.row_stop
     if reached != expected:
-        raise IncompleteDataset(f"has rows up to {reached} of {expected}; {_RERUN}", layer=name)
+        raise IncompleteDataset(f"has only rows up to {reached} of {expected}; {_RERUN}", layer=name)
 
 
 def _combine(blocks: Sequence[RowRecord]) -> LayerMetrics:

@@ -44,7 +44,7 @@ class MemorySeries:
         columns = {name: tuple(values[name]) for name in _COLUMNS}
         lengths = {*map(len, columns.values())}
         if len(lengths) != 1 or 0 in lengths:
-            raise ValueError("a series' columns have different lengths, or none")
+            raise ValueError("a series' columns have different lengths, or are empty")
         return cls(**{**values, **columns})
 
 

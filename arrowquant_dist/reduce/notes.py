@@ -23,8 +23,8 @@ def _kept_codes(layers: Sequence[LayerMetrics]) -> list[str]:
         return []
     these = f"{counted(kept, 'layer')} {have(kept)}"
     return [
-        f"{these} the codes, scales and zero points of the source, and so decode to its values: no figure of error "
-        "here counts them, and how far they are from the model that was quantized is not known here"
+        f"{these} the codes, scales and zero points of the source, and so decode to its values: the errors reported "
+        "here leave them out, and how far they are from the model before quantization is unknown"
     ]
 
 
@@ -52,6 +52,6 @@ def _wider_than_asked(layers: Sequence[LayerMetrics], plan: Plan) -> list[str]:
     if not wider:
         return []
     return [
-        f"asked for in 16 bits, but fp16 would not hold all values to 10 bits of precision: {listed(wider)}; "
-        "the row blocks where that is so keep the source's dtype"
+        f"16 bits were asked for, but fp16 cannot hold all values with 10 bits of precision: {listed(wider)}; "
+        "the row blocks with such values keep the source's dtype"
     ]

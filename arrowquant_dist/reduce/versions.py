@@ -24,7 +24,7 @@ def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
     version = values.get("report_version")
     if type(version) is not int or version < 1:
         raise InvalidCheckpoint(
-            f"report_version is {reprlib.repr(version)}, which no release wrote; fetch the report again"
+            f"report_version is {reprlib.repr(version)}, which no release writes; fetch the report again"
         )
     if version > REPORT_VERSION:
         message = (

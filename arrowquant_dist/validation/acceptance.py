@@ -43,9 +43,7 @@ def check_all_there(name: str, dataset: DatasetFigures, source: SourceFigures) -
 
 
 def check_sound(name: str, found: VerifyReport) -> Check:
-    said = (
-        f"{counted(found.rows, 'row')} in {counted(found.objects, 'object')}, read by ranges and as Parquet"
-    )
+    said = f"{counted(found.rows, 'row')} in {counted(found.objects, 'object')}, read by byte ranges and as Parquet"
     if found.is_sound:
         return Check(MODEL, SOUND, name, PASSED, said)
     problems = "; ".join(f"{one.kind}: {one}" for one in found.problems[:_SHOWN_PROBLEMS])

@@ -15,10 +15,10 @@ from arrowquant_dist.validation.side_by_side import in_parts
 
 _ADVICE = {
     GOOD: "its outputs are as good as the original's by the bound above; it can be served as it is",
-    LOOK: "some of its outputs differ; try it on texts of your own, or calibrate it with texts, which costs no byte",
-    BAD: "its outputs are too far off to rely on, whatever its weights look like: calibrate or train it, store layers "
-    "that matter in more bits, or let a size choose how each is stored",
-    OPEN: "nothing is known of its outputs; measure them before you rely on it",
+    LOOK: "some of its outputs differ; try it on your own texts, or calibrate it with texts, which adds no bytes",
+    BAD: "its outputs are too far off to rely on, whatever its weights look like: calibrate or train it, store "
+    "important layers in more bits, or use `size` to choose how each layer is stored",
+    OPEN: "its outputs were not measured; measure them before you rely on it",
 }
 
 
@@ -49,8 +49,8 @@ def validation_document(found: Validation) -> Document:
         DocumentPart("Speed", tables=(*in_parts(tables.phases(found), (0,)), tables.loading(found))),
         DocumentPart("Memory", said=_memory_said(found), tables=in_parts(tables.memory(found), (0, 1))),
         DocumentPart("Acceptance", tables=(tables.categories(found), tables.acceptance(found))),
-        DocumentPart("What follows", said=_conclusions(found)),
-        DocumentPart("What to know of the figures", notes=tuple((one.name, one.text) for one in found.notes)),
+        DocumentPart("Conclusions", said=_conclusions(found)),
+        DocumentPart("Notes on the figures", notes=tuple((one.name, one.text) for one in found.notes)),
     )
     return Document("Validation report", _lead(found), _cards(found), parts)
 
@@ -59,8 +59,8 @@ def _lead(found: Validation) -> str:
     names = ", ".join(one.name for one in found.datasets)
     when = found.started_at[:16].replace("T", " ")
     return (
-        f"{found.source.name} by {names}, against {found.targets}; {when} UTC, "
-        f"all of it in {text.seconds(found.seconds)}"
+        f"{found.source.name} with {names}, compared with {found.targets}; {when} UTC, "
+        f"{text.seconds(found.seconds)} in all"
     )
 
 
@@ -87,7 +87,7 @@ def _card(one: DatasetFigures) -> Card:
     )
     size = text.nbytes(totals.parts_nbytes)
     if one.evaluation is None:
-        return Card(one.name, size, OPEN, f"{smaller} Outputs are not measured.")
+        return Card(one.name, size, OPEN, f"{smaller} Outputs were not measured.")
     outputs = output_card(one.evaluation)
     return Card(one.name, size, outputs.verdict, f"{smaller} Outputs: {outputs.figure}. {outputs.why}")
 
@@ -103,7 +103,9 @@ def _outputs_said(found: Validation) -> tuple[str, ...]:
     said = [f"Not measured: {reason}" for reason in reasons]
     if measured is not None:
         facts = measured.texts
-        said.insert(0, f"With {counted(facts.texts, 'text')} ({facts.name}), by {measured.architecture}.")
+        said.insert(
+            0, f"Measured with {counted(facts.texts, 'text')} ({facts.name}) and {measured.architecture}."
+        )
     return tuple(said)
 
 

@@ -42,7 +42,7 @@ class Measurable:
 
 
 def _nothing_quantized(_: DatasetFigures) -> str:
-    return "no quantized layer has a figure"
+    return "no quantized layer has this figure"
 
 
 def _no_values(_: DatasetFigures) -> str:
@@ -51,8 +51,8 @@ def _no_values(_: DatasetFigures) -> str:
 
 def _not_timed(one: DatasetFigures) -> str:
     shards = counted(one.speed.shards, "shard")
-    done = f"of {shards} an earlier run had finished {one.speed.resumed_shards}"
-    return f"{done}, so no run made all of them; --overwrite makes them anew"
+    done = f"an earlier run had finished {one.speed.resumed_shards} of {shards}"
+    return f"{done}, so no run made all of them; --overwrite makes them again"
 
 
 def _compiling(one: DatasetFigures) -> str:
@@ -60,7 +60,7 @@ def _compiling(one: DatasetFigures) -> str:
     seconds = one.speed.worker_phases.get("compile", 0.0)
     if seconds < _COMPILING_SECONDS:
         return ""
-    return f"{text.seconds(seconds)} of its workers' time went into compiling kernels, once for this machine"
+    return f"{text.seconds(seconds)} of its workers' time went into compiling kernels, which happens once per machine"
 
 
 def _not_of_its_kind(kind: str) -> Callable[[DatasetFigures], str]:

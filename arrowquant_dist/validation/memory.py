@@ -67,16 +67,14 @@ def _use(one: Kept, said: Sequence[dict[str, Any]]) -> MemoryUse:
 def _why_not(one: Kept) -> str:
     """Why memory cannot be measured here; empty if it can."""
     if not resident.can_measure():
-        return "this system does not say what is resident"
+        return "this system does not report resident memory"
     if one.decoded_nbytes > _SHARE * memory_nbytes():
         has = text.nbytes(memory_nbytes())
-        return (
-            f"all values take {text.nbytes(one.decoded_nbytes)}, more than half of the {has} of this machine"
-        )
+        return f"all values take {text.nbytes(one.decoded_nbytes)}, more than half of this machine's {has}"
     try:
         json.dumps(dict(one.storage.options))
     except TypeError:
-        return "its storage options are no plain values, which another process could be given"
+        return "its storage options are not plain values, so they cannot be passed to another process"
     return ""
 
 
@@ -101,7 +99,9 @@ def _said(questions: list[dict[str, Any]]) -> list[dict[str, Any]]:
         env={**os.environ, "PYTHONPATH": path},
     )
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        return [{"error": f"the process ended with {done.returncode}: {last[:_LAST_WORDS]}"}] * len(questions)
+        last = (done.stderr.strip().splitlines() or ["it printed no error"])[-1]
+        return [{"error": f"the process ended with exit code {done.returncode}: {last[:_LAST_WORDS]}"}] * len(
+            questions
+        )
     answers: list[dict[str, Any]] = json.loads(done.stdout)
     return answers

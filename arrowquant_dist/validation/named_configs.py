@@ -42,13 +42,15 @@ def named_configs(
     else:
         found = [_read(place) for place in as_tuple("configs", configs)]
     if not found:
-        raise invalid("configs", "there is none; name one at least, as int8")
+        raise invalid("configs", "there are none; name at least one, such as int8")
     if len(found) > MOST_CONFIGS:
-        raise invalid("configs", f"{len(found)} are too many for one report; {MOST_CONFIGS} are the most")
+        raise invalid("configs", f"{len(found)} are too many for one report; use at most {MOST_CONFIGS}")
     names = [one.name for one in found]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        message = f"two are called {listed(twice)}, and each has a folder by its name; give one another name"
+        message = (
+            f"two are called {listed(twice)}, but each needs a folder of its own name; rename one of them"
+        )
         raise invalid("configs", message)
     return tuple(NamedConfig(one.name, one.config, one.run if run is None else run) for one in found)
 
@@ -66,8 +68,8 @@ def _read(place: Location) -> NamedConfig:
 
 def _checked(name: object) -> str:
     if not isinstance(name, str) or _NAME.fullmatch(name) is None:
-        message = "a config's name becomes a folder: letters, digits, `.`, `-` and `_`, 80 at most"
+        message = "a config's name becomes a folder's name: use at most 80 letters, digits, `.`, `-` and `_`"
         raise invalid("configs", message)
     if name in PATHS:
-        raise invalid("configs", f"{name} is the report's own file; give the config another name")
+        raise invalid("configs", f"{name} is the name of a file of the report; rename the config")
     return name

@@ -37,12 +37,13 @@ def _size(source: SourceFigures) -> Iterator[NamedNote]:
     shares = ", ".join(f"{dtype} ({text.params(params)})" for dtype, params in source.dtypes.items())
     half, whole = text.nbytes(source.fp16_nbytes), text.nbytes(source.nbytes)
     if source.nbytes == source.fp16_nbytes:
-        said = f"the source is {shares}: {whole}, which is what it takes at fp16 too, so both ratios are the same"
+        said = f"the source is {shares}: {whole}. It takes as much at fp16, so both ratios are the same"
     else:
         said = (
-            f"the source is {shares}: {whole}. At fp16 it takes {half}. “Against fp16” is against that; a ratio to "
-            f"{whole} is “against the source”, {text.times(source.nbytes / source.fp16_nbytes)} the other. Where the "
-            f"{_first(source)} file of {whole} is called “fp16”, the second is stated under the name of the first"
+            f"the source is {shares}: {whole}. At fp16 it takes {half}. “Against fp16” is relative to {half}, and "
+            f"“against the source” to {whole}, which is {text.times(source.nbytes / source.fp16_nbytes)} as much. "
+            f"Reports that call the {_first(source)} file of {whole} “fp16” state the second ratio under the name of "
+            "the first"
         )
     yield NamedNote("size-of-the-source", said)
 
@@ -60,9 +61,9 @@ def _efficiency(datasets: Sequence[DatasetFigures]) -> Iterator[NamedNote]:
     if said:
         yield NamedNote(
             "efficiency",
-            f"theoretical is what codes alone would give, 16 bits over theirs: {', '.join(said)} of it. Scales, zero "
-            "points, layers that are kept and Parquet's framing take away from it; entropy coding of the codes, which "
-            "no table of bits knows, gives back. Above 100 % that gives more than the others take",
+            "the theoretical ratio is that of the codes alone: 16 bits divided by the bits of a code. The actual one "
+            f"is {', '.join(said)} of it. Scales, zero points, kept layers and Parquet's framing reduce the ratio; "
+            "entropy coding of the codes raises it. Above 100 %, entropy coding gains more than the others cost",
         )
 
 
@@ -72,8 +73,8 @@ def _layers(source: SourceFigures, datasets: Sequence[DatasetFigures]) -> Iterat
     quantized = sum(row.is_quantized for row in datasets[0].layers)
     yield NamedNote(
         "layers",
-        f"a layer is a named tensor: {source.layers} here, of them {quantized} quantized by {datasets[0].name}. "
-        "Figures of errors and their distribution are over these; a count of blocks or of modules is another one",
+        f"a layer is a named tensor: the source has {source.layers}, of which {datasets[0].name} quantized "
+        f"{quantized}. Errors and their distribution are over these; counts of blocks or modules are different numbers",
     )
 
 
@@ -87,16 +88,14 @@ def _weights(datasets: Sequence[DatasetFigures]) -> Iterator[NamedNote]:
         for first in measures(evaluation)[:1]
     ]
     if said:
-        yield NamedNote("weights-and-outputs", f"what both are here: {'; '.join(said)}")
+        yield NamedNote("weights-and-outputs", f"both, as measured here: {'; '.join(said)}")
 
 
 def _outputs(datasets: Sequence[DatasetFigures]) -> Iterator[NamedNote]:
     reasons = dict.fromkeys(one.no_evaluation for one in datasets if one.evaluation is None)
     for reason in reasons:
         names = ", ".join(one.name for one in datasets if one.no_evaluation == reason)
-        yield NamedNote(
-            "outputs-not-measured", f"what models of {names} make of texts is not measured: {reason}"
-        )
+        yield NamedNote("outputs-not-measured", f"the outputs of {names} were not measured: {reason}")
 
 
 def _norms(datasets: Sequence[DatasetFigures]) -> Iterator[NamedNote]:
@@ -106,7 +105,7 @@ def _norms(datasets: Sequence[DatasetFigures]) -> Iterator[NamedNote]:
             yield NamedNote(
                 "norms-are-kept",
                 f"layer norms are vectors, {counted(len(norms), 'layer')} here: they are kept byte for byte and lose "
-                "nothing, so a similarity or a loss of quantized norms is no figure of these datasets",
+                "nothing, so there is no similarity or loss of quantized norms in these datasets",
             )
             return
 
@@ -116,19 +115,21 @@ def _speed(datasets: Sequence[DatasetFigures]) -> Iterator[NamedNote]:
     if made:
         yield NamedNote(
             "speed",
-            f"{', '.join(made)} were made by this validation, one after the other: the first of them imports libraries "
-            "and, where it is new on the machine, compiles kernels (its phase `compile`); workers of Ray are processes "
-            "that load them for each. Phases of workers are added up over all of them, and may be more than the whole",
+            f"made by this validation, one after the other: {', '.join(made)}. The first one imports libraries and, on "
+            "a new machine, compiles kernels (phase `compile`); Ray's workers are processes that load them each time. "
+            "Phases of workers are summed over all workers, so they may exceed the duration of the run",
         )
     for one in datasets:
         speed = one.speed
         if speed.seconds is None:
             said = f"{speed.resumed_shards} of its {counted(speed.shards, 'shard')} were finished by an earlier run"
-            yield NamedNote("speed-not-measured", f"{one.name}: {said}, so its time is of the others alone")
-        elif not speed.measured_now:
-            said = f"was finished already, by the run of {speed.started_at}: the times are that run's"
             yield NamedNote(
-                "speed-of-an-earlier-run", f"{one.name} {said}, not of now; --overwrite measures them anew"
+                "speed-not-measured", f"{one.name}: {said}, so its time is only that of the others"
+            )
+        elif not speed.measured_now:
+            said = f"was already finished by the run of {speed.started_at}: its times are from that run"
+            yield NamedNote(
+                "speed-of-an-earlier-run", f"{one.name} {said}; --overwrite makes and measures it again"
             )
 
 
@@ -137,28 +138,30 @@ def _loading(
 ) -> Iterator[NamedNote]:
     places = [("the source", source.uri), *((one.name, one.target) for one in datasets)]
     remote = [name for name, uri in places if not is_local(uri)]
-    far = f"; those of {', '.join(remote)} came over the network, and its time is theirs" if remote else ""
+    far = f"; those of {', '.join(remote)} came over the network, which their times include" if remote else ""
     what = "The source" if v1 is None else "The source and its V1 file"
     yield NamedNote(
         "loading",
-        "times of datasets hold the comparison of every checksum, and decoding to the source's dtype; "
-        f"{what[0].lower() + what[1:]} have no checksums, so their bytes are only read. Each is the middle one of "
-        "several runs with everything on a disk in the system's cache: a disk that has to be read, or a network, adds "
-        f"the time of the stored bytes{far}. What is read holds the little that may lie between values too",
+        "times of datasets include comparing every checksum, and decoding to the source's dtype; "
+        f"without checksums ({what[0].lower() + what[1:]}), bytes are only read. Each time is the median of several "
+        "runs, with local files in the system's cache: reading from a disk or a network adds the time for the stored "
+        f"bytes{far}. The bytes read include the few that may lie between values",
     )
 
 
 def _memory() -> Iterator[NamedNote]:
     yield NamedNote(
         "memory-at-run-time",
-        "weights that are decoded take what the source's take, whatever they are stored as. As codes "
-        "(`load_model(…, codes=True)`, `load_codes_into`) they stay as small as they are. What is above either is what "
-        "allocators keep of memory that was freed. A stream whose tensors "
-        "nobody keeps takes the loader's memory budget at most, of any model",
+        "decoded weights take as much memory as the source's, however they are stored. As codes "
+        "(`load_model(…, codes=True)`, `load_codes_into`) they stay as small as stored. Anything above that is freed "
+        "memory that allocators keep. A stream whose tensors are not kept takes at most the loader's memory budget, "
+        "for any model",
     )
 
 
 def _unused(targets: Targets, datasets: Sequence[DatasetFigures]) -> Iterator[NamedNote]:
     unused = targets.unused([one.name for one in datasets])
     if unused:
-        yield NamedNote("targets-not-used", f"targets of {', '.join(unused)}, which are not validated here")
+        yield NamedNote(
+            "targets-not-used", f"there are targets for {', '.join(unused)}, which were not validated here"
+        )

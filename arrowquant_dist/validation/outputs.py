@@ -34,8 +34,8 @@ def measured_outputs(
     if most_nbytes is not None and needed > most_nbytes:
         has = text.nbytes(memory_nbytes())
         return None, (
-            f"both models take up to {text.nbytes(needed)} in float32, and this machine has {has}; give texts, and it "
-            "is measured all the same"
+            f"both models take up to {text.nbytes(needed)} in float32, and this machine has {has}; pass texts to "
+            "measure them anyway"
         )
     storages = (run.source_storage, run.target_storage)
     try:

@@ -49,7 +49,7 @@ def _forked(asked: Mapping[str, Any]) -> dict[str, Any]:
         try:
             return pool.submit(_said, asked).result()
         except BrokenProcessPool:
-            return {"error": "its process was killed, as one is that takes more memory than there is"}
+            return {"error": "its process was killed, probably because it needed more memory than there is"}
 
 
 def _said(asked: Mapping[str, Any]) -> dict[str, Any]:

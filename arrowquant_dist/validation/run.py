@@ -205,7 +205,7 @@ def _measured(
         else load_layer_rows(target, one.run.target_storage)
     )
     if rows is None:
-        raise NotFound("its report/layers.parquet is gone; quantize with --repair", uri=redact(target))
+        raise NotFound("its report/layers.parquet is missing; run `quantize --repair`", uri=redact(target))
     params, tell = report.totals.params, teller.of_texts(one.name)
     evaluation, no_evaluation = measured_outputs(
         asked.source, target, asked.texts, one.run, params, asked.most_nbytes, tell

@@ -75,9 +75,9 @@ def check_v1_read(
     found = open_checkpoint(str(path))
     wrong = []
     if found.format != "v1":
-        wrong.append(f"it is taken for {found.format}")
+        wrong.append(f"it is recognized as {found.format}")
     if {layer.name: layer.shape for layer in found.layers} != shapes:
-        wrong.append("its layers are not the source's")
+        wrong.append("its layers differ from the source's")
     wrong += _differences(digests, str(path), Storage(), "of the file")
     load = dataset_load("V1", str(path), Storage(), verified=False)
     path.unlink()
@@ -108,12 +108,14 @@ def check_v2_write(name: str, target: str, storage: Storage) -> Check:
         has_codes = pc.starts_with(table["quant_type"], "int")
         scaled += int(pc.sum(has_codes).as_py() or 0)
         if not pc.all(pc.equal(has_scales, has_codes)).as_py():
-            wrong.append("rows with codes have no scales, or others have some")
+            wrong.append("some rows with codes have no scales, or rows without codes have some")
     if not paths:
         wrong.append("there are no parts")
     named = ", ".join(list(V2_COLUMNS)[len(V1_COLUMNS) :])
     counts = f"{counted(len(paths), 'part')}, {counted(rows, 'row')} of {counted(len(layers), 'layer')}"
-    said = f"{counts}, {scaled} with codes: V1's columns, then {named}, and {', '.join(others) or 'no more'}"
+    said = (
+        f"{counts}, {scaled} with codes: V1's columns, then {named}, and {', '.join(others) or 'no others'}"
+    )
     return _check(V2_WRITE, name, wrong, said)
 
 
@@ -124,9 +126,7 @@ def check_v2_to_v1(
     all values."""
     free = shutil.disk_usage(folder).free
     if free < _ROOM * nbytes:
-        reason = (
-            f"it takes {text.nbytes(nbytes)} of temporary files, and {text.nbytes(free)} are free (TMPDIR)"
-        )
+        reason = f"it needs {text.nbytes(nbytes)} for temporary files, but only {text.nbytes(free)} is free (TMPDIR)"
         return Check(SCHEMA, V2_TO_V1, name, NOT_MEASURED, reason)
     storage = run.target_storage
     local = RunConfig(
@@ -147,20 +147,20 @@ def check_v2_to_v1(
         digests.update(_digests_of(file))
     wrong += _differences(digests, target, storage, "of the V1 files")
     shutil.rmtree(out)
-    said = (
-        f"{counted(len(digests), 'layer')} of V1's five columns, read by pyarrow: each value is the loader's"
-    )
+    said = f"{counted(len(digests), 'layer')} in V1's five columns, read by pyarrow: each value equals the loader's"
     return _check(V2_TO_V1, name, wrong, said)
 
 
 def _why_no_copy(opened: OpenSource, figures: SourceFigures, folder: Path) -> str:
     large = [one.name for one in opened.checkpoint.layers if one.source_nbytes > _MAX_VALUE_NBYTES]
     if large:
-        return f"{listed(large)}: larger than a value of Parquet may be, and V1 has a layer in one"
+        return f"{listed(large)}: too large for a single Parquet value, in which V1 stores a layer"
     free = shutil.disk_usage(folder).free
     if free < _ROOM * figures.nbytes:
         needed = text.nbytes(figures.nbytes)
-        return f"a V1 file of it takes {needed} of temporary files, and {text.nbytes(free)} are free (TMPDIR)"
+        return (
+            f"its V1 file needs {needed} for temporary files, but only {text.nbytes(free)} is free (TMPDIR)"
+        )
     return ""
 
 
@@ -196,9 +196,9 @@ def _differences(digests: Mapping[str, str], uri: str, storage: Storage, whose: 
             found = xxhash.xxh3_128_hexdigest(tensor.reshape(-1).view(torch.uint8).numpy().data)
             if name in digests and found != digests[name]:
                 different.append(name)
-    wrong = [f"other values than those {whose}: {listed(different)}"] if different else []
+    wrong = [f"values differ from those {whose}: {listed(different)}"] if different else []
     if names != digests.keys():
-        wrong.append(f"other names than those {whose}: {listed(sorted(names ^ digests.keys()))}")
+        wrong.append(f"names differ from those {whose}: {listed(sorted(names ^ digests.keys()))}")
     return wrong
 
 

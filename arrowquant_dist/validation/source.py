@@ -29,7 +29,7 @@ def refuse_changed(before: Checkpoint, source: Location, storage: Storage) -> No
     known = {*before.files, *before.sidecar_files}
     changed = sorted({file.uri for file in known ^ {*now.files, *now.sidecar_files}})
     if changed:
-        message = "changed while it was validated; put it back, or validate it anew with --overwrite"
+        message = "changed during the validation; restore it, or validate again with --overwrite"
         raise SourceChanged(f"{listed([redact(uri) for uri in changed])}: {message}", uri=redact(before.uri))
 
 

@@ -127,7 +127,7 @@ def modes(found: Validation) -> Table:
     ]
     for one in found.datasets:
         rows.append(_size_row(one.name, one.compression.parts_nbytes, half, whole, source.params))
-    headers = ("mode", "size", "× fp16", "× source", "saved of fp16", "saved of source", "bits a value")
+    headers = ("mode", "size", "× fp16", "× source", "saved vs fp16", "saved vs source", "bits a value")
     return Table("Sizes", headers, "lrrrrrr", tuple(rows))
 
 
@@ -160,7 +160,7 @@ def efficiency(found: Validation) -> Table:
         )
     headers = (
         *("config", "theoretical", "uncompressed", "actual", "efficiency"),
-        *("scales, of uncompressed", "kept, of stored", "framing, of stored"),
+        *("scales (of uncompressed)", "kept (of stored)", "framing (of stored)"),
     )
     return Table("Theoretical against actual, all against fp16", headers, "lrrrrrrr", tuple(rows))
 
@@ -243,14 +243,14 @@ def schema(found: Validation) -> Table:
         (one.name, one.config or MISSING, Verdict(one.status, _TONES[one.status]), one.said)
         for one in found.checks
     )
-    return Table("Checks", ("check", "config", "status", "what was looked at"), "llll", rows)
+    return Table("Checks", ("check", "config", "status", "what was checked"), "llll", rows)
 
 
 def phases(found: Validation) -> Table:
     """Seconds and shares of the phases of the driver and of the workers, one column for each config."""
     names = [one.name for one in found.datasets]
     rows = [
-        ("all of it", *(text.seconds(one.speed.wall_seconds) for one in found.datasets)),
+        ("total", *(text.seconds(one.speed.wall_seconds) for one in found.datasets)),
         *_phase_rows("driver", [one.speed.phases for one in found.datasets]),
         *_phase_rows("workers", [one.speed.worker_phases for one in found.datasets]),
         ("workers", *(str(one.speed.workers) for one in found.datasets)),
@@ -283,7 +283,7 @@ def loading(found: Validation) -> Table:
     loads = [(source, found.source_load)]
     loads += [("source as V1", found.v1_load)] if found.v1_load is not None else []
     loads += [(one.name, one.load) for one in found.datasets]
-    headers = ("format", "load time", "read", "read a second", "decoded a second", "verified")
+    headers = ("format", "load time", "read", "read per second", "decoded per second", "verified")
     return Table("Loading", headers, "lrrrrl", tuple(_load_row(name, one) for name, one in loads))
 
 
@@ -293,7 +293,7 @@ def _load_row(name: str, one: LoadTime) -> tuple[str, ...]:
         text.seconds(one.seconds),
         text.nbytes(one.stored_nbytes),
         *(text.rate(of / one.seconds, "B") for of in (one.stored_nbytes, one.decoded_nbytes)),
-        "every checksum" if one.verified else "it has no checksums",
+        "every checksum" if one.verified else "no checksums",
     )
 
 

@@ -41,9 +41,7 @@ class Targets:
             if name not in configs and name not in preset_names():
                 near = nearest(name, [*configs, *preset_names()])
                 hint = f"did you mean {near!r}? " if near else ""
-                message = (
-                    f"is no config that is validated, and no preset; {hint}validated are {listed(configs)}"
-                )
+                message = f"is neither a validated config nor a preset; {hint}validated are {listed(configs)}"
                 raise InvalidConfig(f"configs.{name[:60]}: {message}", uri=self.name)
 
     def unused(self, configs: Collection[str]) -> list[str]:
@@ -92,6 +90,6 @@ def _figures(place: str, values: Any) -> dict[str, float]:
         check_keys(figures, BY_KEY, {})
         for key, value in figures.items():
             if value is None:
-                raise invalid(key, "has no figure; write one, or leave the key out")
+                raise invalid(key, "has no value; write one, or leave the key out")
             check_number(key, value, BY_KEY[key].lowest, BY_KEY[key].highest)
     return {key: float(value) for key, value in figures.items()}

@@ -41,7 +41,7 @@ def validate_tracked(asked: Asked, progress: StepCallback | None) -> Validation:
     found, failure = tracked(begin, lambda _: run_validation(asked, progress), end)
     if failure is None:
         return found
-    text = f"the validation is written, and its figures are not all in MLflow: {failure}"
+    text = f"the validation is written, but not all of its figures are in MLflow: {failure}"
     return replace(found, notes=(*found.notes, NamedNote(TRACKING_NOTE, text)))
 
 

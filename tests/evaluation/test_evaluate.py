@@ -482,7 +482,7 @@ def test_a_model_that_sees_the_next_token_is_not_asked_for_it(tmp_path: Path) ->
         if is_decoder:
             assert next_tokens_of(evaluate(source, target, [*TEXTS])).kl_mean == 0.0
         else:
-            assert_refused(InvalidConfig, "BertLMHeadModel attends to later tokens", source, target)
+            assert_refused(InvalidConfig, "BertLMHeadModel sees later tokens", source, target)
 
 
 def test_a_model_without_a_config_or_a_tokenizer_is_refused(bert: Served, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def without(receipts: list[Receipt], shard: int, row: int) -> list[Receipt]:
     [
         (0, 1, r"1 of 5 layers is missing \('layers.0.self_attn.q_proj.weight'\)"),
         (0, 0, r"layer 'embed_tokens.weight': rows 0 to 10 of 30 are missing"),
-        (1, 0, r"layer 'embed_tokens.weight': has rows up to 10 of 30"),
+        (1, 0, r"layer 'embed_tokens.weight': has only rows up to 10 of 30"),
     ],
 )
 def test_rows_that_do_not_cover_the_plan_are_refused(shard: int, row: int, message: str) -> None:
@@ -49,7 +49,7 @@ def test_overlapping_rows_are_refused() -> None:
     receipts = receipts_of()
     rows = (EMBED.record(8, 30), *receipts[1].rows[1:])
     receipts[1] = replace(receipts[1], rows=rows)
-    with pytest.raises(IncompleteDataset, match="rows 8 to 10 of 30 are there twice"):
+    with pytest.raises(IncompleteDataset, match="rows 8 to 10 of 30 appear twice"):
         reduce_receipts(receipts, plan_of(), RUN)
 
 

@@ -53,5 +53,5 @@ def test_it_has_what_each_config_came_to_and_the_report_and_what_it_made_are_no_
 def test_a_server_that_is_lost_costs_a_note_and_no_report(runs: Path, tmp_path: Path) -> None:
     found = validated(tmp_path, lambda _: shutil.rmtree(runs, ignore_errors=True))
     [note] = [note for note in found.notes if note.name == "tracking"]
-    assert note.text.startswith("the validation is written, and its figures are not all in MLflow: ")
+    assert note.text.startswith("the validation is written, but not all of its figures are in MLflow: ")
     assert (tmp_path / "out" / "validation.json").exists()

@@ -147,7 +147,7 @@ def test_a_source_without_a_model_is_validated_and_says_why_not_all(tmp_path: Pa
     page, text = ((tmp_path / "out" / f"validation.{suffix}").read_text() for suffix in ("html", "md"))
     assert "outputs-not-measured" in page
     assert "Not measured:" in text
-    assert one.memory.reason == "this system does not say what is resident"
+    assert one.memory.reason == "this system does not report resident memory"
     assert one.memory.reason in page
     types = {row[0]: row[1:] for row in by_layer_type(found).rows}
     assert types["norm"] == ("mine", "2", "none", "kept", "none")
@@ -193,9 +193,9 @@ def test_finished_datasets_stay_and_their_times_are_called_theirs(
     [
         (["no-such-preset"], "no preset"),
         (["int8", "int8"], "two are called int8"),
-        ([], "there is none"),
+        ([], "there are none"),
         (["./missing.yaml"], "does not exist"),
-        ({"validation.json": QuantizationConfig("int8")}, "is the report's own file"),
+        ({"validation.json": QuantizationConfig("int8")}, "is the name of a file of the report"),
         (
             {"fine": QuantizationConfig("int8"), "odd": QuantizationConfig(overrides=[NO_LAYER])},
             r"config odd: overrides\[0\]\.layers: .* matches no layer",
@@ -228,7 +228,7 @@ def test_a_source_that_changes_on_the_way_has_no_report(tmp_path: Path) -> None:
         if step.name == "int2: as V1" and weights.read_bytes() != changed:
             weights.write_bytes(changed)
 
-    with pytest.raises(SourceChanged, match="changed while it was validated"):
+    with pytest.raises(SourceChanged, match="changed during the validation"):
         validate(source, tmp_path / "out", CONFIGS, run=RUN, progress=change)
     assert not (tmp_path / "out" / "validation.json").exists()
 

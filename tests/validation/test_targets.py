@@ -42,7 +42,7 @@ def test_a_config_s_own_target_wins() -> None:
         ("load_seconds: 5\n", "load_seconds: does not belong here; it belongs under `every:`"),
         ("every:\n  weight_cosine: 1.5\n", r"every\.weight_cosine: must be from -1 to 1.*line 2"),
         ("every: {load_seconds: fast}\n", r"every\.load_seconds: must be a number"),
-        ("every: {load_seconds: }\n", r"every\.load_seconds: has no figure"),
+        ("every: {load_seconds: }\n", r"every\.load_seconds: has no value"),
         ("every: [1]\n", "every: must be a mapping"),
         ("", "is empty"),
         ("every: {a: 1\n", "is not valid YAML"),

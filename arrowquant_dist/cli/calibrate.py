@@ -128,7 +128,7 @@ def _print(found: Calibration) -> None:
 
     texts = found.texts
     known = len(found.layers) - len(found.unseen) - len(found.unfit) - len(found.strange)
-    path = ", each behind quantized ones" if found.sequential else ""
+    path = ", each with quantized layers before it" if found.sequential else ""
     print_text(
         sys.stdout,
         f"{counted(known, 'layer')}{path}: {counted(texts['count'], 'text')}, {counted(texts['tokens'], 'token')}",

@@ -262,9 +262,9 @@ def _title(result: Outcome, target: str) -> str:
 
 def _repaired(damaged: Sequence[str]) -> str:
     if not damaged:
-        return "every object holds what was written, there is nothing to repair"
+        return "every object holds what was written; there is nothing to repair"
     found = counted(len(damaged), "damaged object")
-    return f"{found} {were(len(damaged))} made again ({listed(damaged)}), all others are as they were"
+    return f"{found} {were(len(damaged))} made again ({listed(damaged)}); all others are unchanged"
 
 
 def _show_plan(

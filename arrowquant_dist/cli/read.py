@@ -115,7 +115,7 @@ def report(
     if others and not compare:
         raise typer.BadParameter(f"{others[0]!r}: one target at a time, or several with --compare")
     if compare and not others:
-        raise typer.BadParameter("--compare: which targets to set beside this one is missing")
+        raise typer.BadParameter("--compare: name the targets to compare this one with")
     with outcome(as_json=as_json):
         from arrowquant_dist.report.load import load_figures, load_reported
 
@@ -157,7 +157,7 @@ def _show_findings(found: VerifyReport) -> None:
         print_text(sys.stdout, f"{problem.kind}: {problem}")
     more = len(found.problems) - _SHOWN_PROBLEMS
     if more > 0:
-        print_text(sys.stdout, f"… and {more} more; --json has them all")
+        print_text(sys.stdout, f"… and {more} more; --json lists them all")
     checked = (
         f"{counted(found.layers, 'layer')}, {counted(found.rows, 'row')}, "
         f"{counted(found.objects, 'object')}, {text.nbytes(found.nbytes)}"

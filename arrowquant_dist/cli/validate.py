@@ -51,12 +51,12 @@ def validate(
     ] = None,
     targets: Annotated[
         str | None,
-        typer.Option(help="YAML file of what has to hold; default: the classic targets.", metavar="FILE"),
+        typer.Option(help="YAML file of targets; default: the classic targets.", metavar="FILE"),
     ] = None,
     texts: Annotated[
         str | None,
         typer.Option(
-            help="What outputs are measured with, as of `evaluate`; default: builtin:held-back.",
+            help="Texts to measure outputs with, as for `evaluate`; default: builtin:held-back.",
             metavar="FILE",
         ),
     ] = None,
@@ -68,15 +68,15 @@ def validate(
     address: AddressOption = None,
     workers: WorkersOption = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Make datasets anew that are there, and time that.")
+        bool, typer.Option("--overwrite", help="Make and measure existing datasets again.")
     ] = False,
     quiet: QuietOption = False,
     log_format: LogFormatOption = LogFormat.TEXT,
     as_json: JsonOption = False,
 ) -> None:
-    """Quantize a checkpoint by several configs, measure everything, and judge it by targets.
+    """Quantize a checkpoint with several configs, measure the results, and judge them against targets.
 
-    Written to validation.md, .html and .json of OUT. Exit code 1 where a criterion is not met.
+    Writes validation.md, .html and .json to OUT. Exit code 1 if a criterion is not met.
     """
     if others and not configs:
         raise typer.BadParameter(f"{others[0]!r}: further configs go after --configs")
@@ -124,9 +124,9 @@ def _refuse_unwritable(file: Path) -> None:
     from arrowquant_dist.errors import InvalidConfig
 
     if file.is_dir():
-        raise InvalidConfig("--html: this is a folder; name a file", uri=str(file))
+        raise InvalidConfig("--html: this is a folder; choose a file", uri=str(file))
     if not os.access(file.parent, os.W_OK | os.X_OK):
-        said = "may not be written to" if file.parent.is_dir() else "is no folder"
+        said = "is not writable" if file.parent.is_dir() else "is not a folder"
         raise InvalidConfig(f"--html: {file.parent} {said}; choose another file", uri=str(file))
 
 
@@ -152,10 +152,10 @@ def _show(found: Validation, out: str) -> None:
         if one.status != PASSED:
             of = f" of {one.config}" if one.config else ""
             why = f": {one.said}" if one.said else ""
-            said = f"{one.label}{of}: {one.result}, and the target is {one.target}{why}"
+            said = f"{one.label}{of}: {one.result}; the target is {one.target}{why}"
             print_text(sys.stdout, f"{one.status}: {said}")
     for reason in dict.fromkeys(one.no_evaluation for one in found.datasets if one.evaluation is None):
-        print_text(sys.stdout, f"note: what the models make of texts is not measured: {reason}")
+        print_text(sys.stdout, f"note: outputs were not measured: {reason}")
     met = sum(one.status == PASSED for one in found.criteria)
     verdict = "every criterion is met" if found.is_accepted else "not accepted"
     print_text(

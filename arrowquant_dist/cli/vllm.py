@@ -41,7 +41,7 @@ def vllm(
         if activations is not None:
             check_choice("activations", activations, ("int8",))
             if decoded:
-                raise invalid("decoded", "goes without activations: they are not quantized then")
+                raise invalid("decoded", "cannot be combined with activations: they are not quantized then")
         run = load_config(config)[1] if config is not None else RunConfig()
         served = ServedDecoded() if decoded else ServedAsCodes(activations)
         written = write_model_folder(target, folder, served, run)

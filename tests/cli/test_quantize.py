@@ -202,7 +202,7 @@ def test_a_repair_says_what_was_made_again_or_that_there_was_nothing(driver: Dri
     driver.damaged, driver.already_finished = (), True
     result = run("a", "out/b", "--repair")
     assert result.exit_code == 0
-    assert "out/b: every object holds what was written, there is nothing to repair" in result.stdout
+    assert "out/b: every object holds what was written; there is nothing to repair" in result.stdout
 
 
 def test_an_interrupted_run_says_how_to_resume(driver: Driver) -> None:

@@ -58,7 +58,7 @@ def test_a_criterion_that_is_not_met_ends_with_1_and_the_report_is_written(
         (("--texts", "missing.txt"), "no such file of texts"),
         (("int8",), "go after --configs"),
         (("--html", "/"), "this is a folder"),
-        (("--html", "no/such/page.html"), "no/such is no folder"),
+        (("--html", "no/such/page.html"), "no/such is not a folder"),
     ],
 )
 def test_bad_input_ends_with_2(bert: Path, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:

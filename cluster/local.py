@@ -270,7 +270,7 @@ def _down(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     if shutil.which(options.command[0]) is None:
-        print(f"error: there is no command {options.command[0]!r} to run", file=sys.stderr)
+        print(f"error: the command {options.command[0]!r} was not found", file=sys.stderr)
         return 2
     with running(options.nodes, options.dashboard_port) as cluster:
         try:
@@ -282,7 +282,9 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _show(cluster: LocalCluster) -> None:
-    print(f"cluster    {cluster.address}  ({len(cluster.nodes) - 1} worker nodes of 1 CPU, a head of none)")
+    print(
+        f"cluster    {cluster.address}  ({len(cluster.nodes) - 1} worker nodes of 1 CPU, a head without CPUs)"
+    )
     print(f"job server {cluster.dashboard}")
     for name, value in cluster.environment.items():
         print(f"export {name}={value}")
@@ -312,9 +314,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = commands.add_parser(name, help=about)
         command.set_defaults(act=act)
         if name != "down":
-            command.add_argument("--nodes", type=_between(0, 250), default=2, help="worker nodes (default 2)")
             command.add_argument(
-                "--dashboard-port", type=_between(0, 65535), default=0, help="default: a free one"
+                "--nodes", type=_between(0, 250), default=2, help="number of worker nodes (default 2)"
+            )
+            command.add_argument(
+                "--dashboard-port",
+                type=_between(0, 65535),
+                default=0,
+                help="port of the dashboard (default: a free one)",
             )
         if name == "run":
             command.add_argument("command", nargs="+", metavar="-- COMMAND")

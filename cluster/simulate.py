@@ -57,9 +57,13 @@ def _arguments() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", choices=[*MODELS], default="671B")
-    parser.add_argument("--workers", default="8,16,32,64,128,256", help="how many, one or a list of them")
-    parser.add_argument("--quant", default="int8", help="type of the codes; say its rate with --mparams")
-    parser.add_argument("--mparams", type=float, help="million weights a second of one worker, without S3")
+    parser.add_argument(
+        "--workers", default="8,16,32,64,128,256", help="numbers of workers, separated by commas"
+    )
+    parser.add_argument("--quant", default="int8", help="type of the codes; give its rate with --mparams")
+    parser.add_argument(
+        "--mparams", type=float, help="rate of one worker in million weights per second, without S3"
+    )
     for name in ("shard_bytes", "block_bytes"):
         parser.add_argument(f"--{name.replace('_', '-')}", default=getattr(RunConfig(), name))
     for assumed in fields(Cluster):

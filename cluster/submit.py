@@ -113,7 +113,7 @@ def job_of(
     if wrong := [text for text in metadata if not re.fullmatch(r"[^=]+=.*", text)]:
         raise InvalidConfig(f"--metadata: must be key=value, not {wrong[0]!r}")
     if own := [text for text in metadata if text.startswith(_OWN_METADATA)]:
-        raise InvalidConfig(f"--metadata: {_OWN_METADATA}… is taken by this program; rename {own[0]!r}")
+        raise InvalidConfig(f"--metadata: {_OWN_METADATA}… is reserved for this program; rename {own[0]!r}")
     return Job(
         arguments=tuple(_with_config(arguments, str(parameters.get("config")))),
         name=submission_id or _name(arguments[0], places[-1] if places else ""),
@@ -193,7 +193,7 @@ def parsed(arguments: Sequence[str]) -> dict[str, Any]:
 
     commands = get_command(app).commands  # type: ignore[attr-defined]
     if not arguments or arguments[0] not in commands:
-        raise InvalidConfig(f"say which command to run after --: {', '.join(commands)}")
+        raise InvalidConfig(f"name the command to run after --, one of {', '.join(commands)}")
     try:
         context = commands[arguments[0]].make_context(arguments[0], list(arguments[1:]))
     except Exception as error:
@@ -347,7 +347,7 @@ def _run(options: argparse.Namespace) -> int:
     client = _client(options.address)
     submission_id, is_new = submit(client, job)
     try:
-        print(f"job {submission_id} {'submitted' if is_new else 'is running already'}", file=sys.stderr)
+        print(f"job {submission_id} {'submitted' if is_new else 'is already running'}", file=sys.stderr)
         if options.no_wait:
             return 0
         return follow(client, submission_id)
@@ -378,7 +378,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="KEY=VALUE",
         help="metadata shown with the job; repeatable",
     )
-    add("--env", action="append", default=[], metavar="NAME", help="variable that the job gets; repeatable")
+    add(
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="name of an environment variable to pass to the job; repeatable",
+    )
     add("--installed", action="store_true", help="use the package that the cluster has; do not send this one")
     add("--no-wait", action="store_true", help="submit and return")
     add("--stop-on-interrupt", action="store_true", help="Ctrl-C stops the job instead of detaching")

@@ -80,7 +80,7 @@ def test_a_job_is_followed_to_its_end_once_however_often_it_is_submitted(
     config.write_text(content)
     followed = submit(cluster, *command)
     assert followed.returncode == 0, followed.stdout + followed.stderr
-    assert "is running already" in followed.stderr
+    assert "is already running" in followed.stderr
     assert f"written to {target}" in followed.stdout.replace("\n", "")
     assert verify(str(target)).is_sound
     again = submit(cluster, *command)

@@ -155,7 +155,7 @@ def test_a_job_of_another_version_of_the_package_is_not_followed(tmp_path: Path)
 
 
 def test_metadata_of_ones_own_cannot_pass_for_the_programs() -> None:
-    with pytest.raises(InvalidConfig, match="is taken by this program"):
+    with pytest.raises(InvalidConfig, match="is reserved for this program"):
         submit.job_of(["quantize", SOURCE, TARGET], metadata=["arrowquant.config=1"])
 
 

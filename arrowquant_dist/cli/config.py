@@ -17,7 +17,7 @@ config = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 def list_presets(*, as_json: JsonOption = False) -> None:
     """List the presets that --config takes by name.
 
-    Each with what it is for.
+    Prints what each of them is for.
     """
     with outcome(as_json=as_json):
         from arrowquant_dist.config import presets

@@ -19,7 +19,7 @@ def test_missing_shards_are_named_and_counted() -> None:
 
 def test_a_shard_told_twice_is_refused() -> None:
     receipts = receipts_of()
-    with pytest.raises(IncompleteDataset, match=r"one too many \(1\)"):
+    with pytest.raises(IncompleteDataset, match=r"surplus receipt \(1\)"):
         reduce_receipts([*receipts, receipts[1]], plan_of(), RUN)
 
 

@@ -198,9 +198,7 @@ def _recorded(store: Store, paths: Sequence[str], findings: _Findings) -> Sequen
     which is noted, as is each file that the record does not list."""
     recorded = listed_files(store)
     if recorded is None:
-        begun = (
-            f"without {MANIFEST_PATH} it is not known whether all of it is here; run the same command again"
-        )
+        begun = f"without {MANIFEST_PATH} it may be incomplete; run the same command again"
         is_export = marked(store, paths[:1]) is not None
         findings.note(IncompleteDataset(UNFINISHED if is_export else begun, uri=store.uri))
         return ()

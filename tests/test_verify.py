@@ -130,7 +130,7 @@ def test_a_cut_part_is_found(target: Path, keep: float) -> None:
     part.write_bytes(content[: int(keep if keep in {0, 4, -1} else keep * len(content))])
     report = verify(str(target))
     assert any(
-        problem.uri == str(part) and "bytes, the manifest says" in problem.message
+        problem.uri == str(part) and "bytes, but the manifest says" in problem.message
         for problem in report.problems
     )
 

@@ -305,8 +305,7 @@ class QuantizationConfig(Displayed):
             return
         if self.chosen_for is not None:
             raise invalid(
-                "chosen_for",
-                f"belongs to a table that was already chosen; with {self._asks} it is chosen again",
+                "chosen_for", f"belongs to a table that was chosen; with {self._asks} it is chosen again"
             )
         defaults = {each.name: each.default for each in fields(QuantizationConfig)}
         refuse_chosen(self._asks, {n: getattr(self, n) for n in CHOSEN if getattr(self, n) != defaults[n]})
@@ -344,9 +343,7 @@ class QuantizationConfig(Displayed):
     def _check_side_input(self, key: str, method: MethodName | None) -> None:
         needed = METHODS[method] if method is not None else None
         if needed is not None and getattr(self, needed) is None:
-            raise invalid(
-                key, f"{method} needs {needed}; set {needed} to where they are, or choose mse or rtn"
-            )
+            raise invalid(key, f"{method} needs {needed}; say where they are, or choose mse or rtn")
 
 
 def check_config(config: Any) -> None:

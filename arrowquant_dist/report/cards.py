@@ -64,7 +64,7 @@ def _size(report: ReportFigures) -> Card:
 
 def _against(ratio: float | None, what: str) -> str:
     """The size compared with that of `what`. ratio: bytes of `what` over stored bytes."""
-    if ratio is None:
+    if not ratio:  # there is nothing on one side
         return f"not comparable with {what}"
     return (
         f"{text.times(ratio)} smaller than {what}"

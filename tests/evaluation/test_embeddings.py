@@ -110,7 +110,8 @@ def test_embeddings_without_a_direction_are_named(value: float, said: str) -> No
     one, other = pair(20)
     other[7] = value
     with pytest.raises(
-        UnquantizableWeights, match=f"the dataset makes embeddings that are {said} of 1 of 20 .* number 8"
+        UnquantizableWeights,
+        match=f"the dataset makes embeddings that are {said} for 1 of 20 texts, .* number 8",
     ):
         embedding_figures(one, other)
     with pytest.raises(UnquantizableWeights, match="the original makes"):

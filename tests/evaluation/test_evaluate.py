@@ -533,5 +533,5 @@ def test_outputs_that_are_not_finite_are_an_error_and_no_figure(tmp_path: Path) 
     save_file(weights, other / "model.safetensors", {"format": "pt"})
     target = quantize(other, tmp_path / "target")
     assert_refused(
-        UnquantizableWeights, "the dataset makes embeddings that are not finite of 25 of 25", source, target
+        UnquantizableWeights, "the dataset makes embeddings that are not finite for 25 of 25", source, target
     )

@@ -194,7 +194,7 @@ def test_codes_that_vllm_cannot_have_are_refused_before_anything_is_written(
     assert program("vllm", target, folder) == 2
     message = capsys.readouterr().err
     assert "zero points" in message
-    assert "or arrowquant vllm TARGET FOLDER --decoded" in message
+    assert "or use arrowquant vllm TARGET FOLDER --decoded" in message
     assert "--requantize" not in message  # an option of exports
     assert not folder.exists()
     assert program("vllm", target, folder, "--decoded") == 0

@@ -56,13 +56,13 @@ def _size(report: ReportFigures) -> Card:
     totals = report.totals
     bits = f"{text.bits(totals.parts_nbytes, totals.params)} a value, " if totals.params else ""
     ratios = (totals.compression_vs_source, totals.compression_vs_fp16)
-    sizes = (_against(ratio, what) for ratio, what in zip(ratios, ("the source", "fp16"), strict=True))
+    sizes = (size_against(ratio, what) for ratio, what in zip(ratios, ("the source", "fp16"), strict=True))
     why = f"{bits}{', '.join(sizes)}. Good: smaller than both.{_framing(report)}"
     verdict = GOOD if all(ratio is not None and ratio > 1 for ratio in ratios) else LOOK
     return Card("Size", text.nbytes(totals.parts_nbytes), verdict, why)
 
 
-def _against(ratio: float | None, what: str) -> str:
+def size_against(ratio: float | None, what: str) -> str:
     """The size compared with that of `what`. ratio: bytes of `what` over stored bytes."""
     if not ratio:  # there is nothing on one side
         return f"not comparable with {what}"

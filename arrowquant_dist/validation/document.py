@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from arrowquant_dist.errors import counted
 from arrowquant_dist.report import text
-from arrowquant_dist.report.cards import BAD, GOOD, LOOK, OPEN, Card, output_card
+from arrowquant_dist.report.cards import BAD, GOOD, LOOK, OPEN, Card, output_card, size_against
 from arrowquant_dist.report.document import Document, DocumentPart
 from arrowquant_dist.report.pictures import noise
 from arrowquant_dist.validation import tables
@@ -81,10 +81,8 @@ def _card(one: DatasetFigures) -> Card:
     """The size of one dataset, with a verdict that its outputs decide. If they were not measured there is none: errors
     of the weights are not enough for a verdict."""
     totals = one.report.totals
-    smaller = (
-        f"{text.times(totals.compression_vs_fp16)} smaller than fp16, "
-        f"{text.times(totals.compression_vs_source)} than the source."
-    )
+    ratios = (totals.compression_vs_fp16, "fp16"), (totals.compression_vs_source, "the source")
+    smaller = f"{', '.join(size_against(*one) for one in ratios)}."
     size = text.nbytes(totals.parts_nbytes)
     if one.evaluation is None:
         return Card(one.name, size, OPEN, f"{smaller} Outputs were not measured.")

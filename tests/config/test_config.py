@@ -126,7 +126,7 @@ _BAD: dict[str, str] = {
     "method: best": r"method: must be one of rtn, mse, gptq, size, counted, not the text 'best'",
     "method: gptx\nhessians: h": r"method: must be one of rtn, .*, not the text 'gptx'; did you mean 'gptq'",
     "overrides: [{layers: x, method: gptx}]": r"overrides\[0\].method: must be one of rtn, mse",
-    "method: gptq": r"method: gptq needs hessians; set hessians to where they are, or choose mse or rtn",
+    "method: gptq": r"method: gptq needs hessians; say where they are, or choose mse or rtn",
     "overrides: [{layers: x, method: gptq}]": r"overrides\[0\].method: gptq needs hessians",
     "integer_zero_points: true": r"integer_zero_points: needs symmetric: false",
     "overrides: [{layers: x, integer_zero_points: true}]": r"overrides\[0\].integer_zero_points: needs symmetric",

@@ -108,7 +108,7 @@ def forked_while(when, loader):
                 try:
                     next(iterating)
                 except InvalidConfig as error:
-                    assert "begin another one here" in str(error), error
+                    assert "start a new one in this process" in str(error), error
                 else:
                     raise AssertionError("an iteration of another process went on")
             del iterating

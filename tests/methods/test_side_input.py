@@ -212,7 +212,7 @@ def test_a_layer_whose_override_takes_another_method_needs_none(
 
 
 def test_a_method_without_its_side_input_s_uri_is_refused(masked: Masked) -> None:
-    with pytest.raises(InvalidConfig, match="method: masked needs hessians; set hessians to where they are"):
+    with pytest.raises(InvalidConfig, match="method: masked needs hessians; say where they are"):
         QuantizationConfig.from_dict({"method": "masked"})
     with pytest.raises(InvalidConfig, match=r"overrides\[0\].method: masked needs hessians"):
         QuantizationConfig(overrides=[LayerOverride("a", method="masked")])  # type: ignore[arg-type]

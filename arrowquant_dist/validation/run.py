@@ -110,7 +110,8 @@ def _refuse_unplannable(asked: Asked) -> None:
             try:
                 plan_only(asked.source, asked.place.target(one.name), one.config, one.run)
             except InvalidConfig as error:
-                raise InvalidConfig(f"config {one.name}: {error.message}", uri=error.uri) from error
+                message = f"config {one.name}: {error.message}"
+                raise InvalidConfig(message, layer=error.layer, uri=error.uri) from error
 
 
 def _found(asked: Asked, checkpoint: Checkpoint, teller: ValidationTeller) -> Validation:

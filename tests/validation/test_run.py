@@ -210,6 +210,18 @@ def test_configs_that_are_none_are_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
+def test_an_error_of_a_plan_names_its_config_and_keeps_the_layer(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise InvalidConfig("has too many row blocks", layer="a.weight", uri="model.safetensors")
+
+    monkeypatch.setattr("arrowquant_dist.validation.run.plan_only", refuse)
+    with pytest.raises(InvalidConfig, match="config int8: has too many row blocks") as raised:
+        validate(bert, tmp_path / "out", ["int8"])
+    assert (raised.value.layer, raised.value.uri) == ("a.weight", "model.safetensors")
+
+
 def test_a_source_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         validate(tmp_path / "nothing", tmp_path / "out")

@@ -11,9 +11,9 @@ from arrowquant_dist.cli.telling import LogFormat
 
 def complete_preset(incomplete: str) -> list[str]:
     """Names of presets that begin with `incomplete`, for completion in a shell."""
-    from arrowquant_dist.config import presets
+    from arrowquant_dist.config import preset_names
 
-    return [name for name in presets() if name.startswith(incomplete)]
+    return [name for name in preset_names() if name.startswith(incomplete)]
 
 
 EngineOption = Annotated[

@@ -66,10 +66,10 @@ def distill_tracked(
         tags = {"arrowquant.already_finished": str(made.already_finished).lower()}
         return replace(dataset, metrics={**dataset.metrics, **_metrics(made)}, tags={**dataset.tags, **tags})
 
-    (made, _), failure = tracked(begin, work, end)
-    if failure is None:
+    (made, _), untold = tracked(begin, work, end)
+    if untold is None:
         return made
-    note = f"the dataset is published, and its figures are not all in MLflow: {failure}"
+    note = f"the dataset is published, but {untold}"
     return replace(made, notes=(*made.notes, note))
 
 

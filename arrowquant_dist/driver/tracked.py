@@ -42,8 +42,8 @@ def quantize_tracked(
         }
         return replace(told, tags={**told.tags, **tags})
 
-    outcome, failure = tracked(begin, lambda _: quantize(source, target, config, run, on_progress), end)
-    if failure is None:
+    outcome, untold = tracked(begin, lambda _: quantize(source, target, config, run, on_progress), end)
+    if untold is None:
         return outcome
-    note = f"the dataset is published, but not all of its figures are in MLflow: {failure}"
+    note = f"the dataset is published, but {untold}"
     return replace(outcome, report=replace(outcome.report, notes=(*outcome.report.notes, note)))

@@ -51,10 +51,10 @@ def evaluate_tracked(
         }
         return Ending({**beside, **evaluation_metrics(found)}, dataset.tags, files)
 
-    found, failure = tracked(
+    found, untold = tracked(
         begin, lambda _: run_evaluation(model, target, texts, storages, memory_nbytes, progress), end
     )
-    if failure is None:
+    if untold is None:
         return found
-    note = f"it is in the dataset's report, and its figures are not all in MLflow: {failure}"
+    note = f"it is in the dataset's report, but {untold}"
     return replace(found, notes=(*found.notes, note))

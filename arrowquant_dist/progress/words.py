@@ -24,9 +24,12 @@ def layer_words(event: HowFar) -> list[str]:
 
 
 def speed_words(pace: RecentRate, now: float, event: HowFar) -> list[str]:
+    return [*rate_words(pace, now), *left_words(pace, now, event)]
+
+
+def rate_words(pace: RecentRate, now: float) -> list[str]:
     rate = pace.nbytes_per_second(now)
-    shown = [f"{text.nbytes(rate)}/s"] if rate is not None else []
-    return [*shown, *left_words(pace, now, event)]
+    return [f"{text.nbytes(rate)}/s"] if rate is not None else []
 
 
 def left_words(pace: RecentRate, now: float, event: HowFar) -> list[str]:
@@ -45,11 +48,10 @@ def said_within(room: int, event: HowFar, pace: RecentRate, now: float) -> str:
     if event.compiling:
         return compiling_words(event) if len(compiling_words(event)) <= room else "compiling kernels"
     done = f"{text.nbytes(event.done_nbytes)} of {text.nbytes(event.total_nbytes)}"
-    rate = pace.nbytes_per_second(now)
     parts = {
         "bytes": [done],
         "layers": layer_words(event),
-        "rate": [f"{text.nbytes(rate)}/s"] if rate is not None else [],
+        "rate": rate_words(pace, now),
         "left": left_words(pace, now, event),
         "workers": worker_words(event),
     }

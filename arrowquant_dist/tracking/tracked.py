@@ -49,7 +49,8 @@ def tracked(
     work: Callable[[TrackedRun | None], Returned],
     end: Callable[[Returned], Ending],
 ) -> tuple[Returned, str | None]:
-    """The result of `work`, and why its figures are not all in MLflow; None where they are, or where it is not used.
+    """The result of `work`, and the end of a note that not all of its figures are in MLflow and why; None where they
+    are, or where it is not used.
 
     begin and end are called where MLFLOW_TRACKING_URI is set; work is given the run, to report to it on the way. The
     run ends as the work does. Raises MissingDependency without MLflow, ArrowQuantError where the server does not accept
@@ -69,7 +70,7 @@ def tracked(
         run.log(finite_metrics(ending.metrics), ending.tags, ending.files)
         run.end("FINISHED")
     except ArrowQuantError as error:
-        return result, str(error)
+        return result, f"not all of its figures are in MLflow: {error}"
     return result, None
 
 

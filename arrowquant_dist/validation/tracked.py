@@ -38,10 +38,10 @@ def validate_tracked(asked: Asked, progress: StepCallback | None) -> Validation:
         files = {path: asked.place.store.read(path) for path in PATHS}
         return Ending(_metrics(found), {"arrowquant.accepted": str(found.is_accepted).lower()}, files)
 
-    found, failure = tracked(begin, lambda _: run_validation(asked, progress), end)
-    if failure is None:
+    found, untold = tracked(begin, lambda _: run_validation(asked, progress), end)
+    if untold is None:
         return found
-    text = f"the validation is written, but not all of its figures are in MLflow: {failure}"
+    text = f"the validation is written, but {untold}"
     return replace(found, notes=(*found.notes, NamedNote(TRACKING_NOTE, text)))
 
 

@@ -88,7 +88,7 @@ def test_one_that_fails_is_failed_there_and_its_dataset_s_run_is_not(
 def test_a_server_that_is_lost_costs_a_note_and_no_figure(runs: Path, source: Path, target: Path) -> None:
     found = evaluate(source, target, TEXTS, progress=lambda _: shutil.rmtree(runs, ignore_errors=True))
     [note] = [note for note in found.notes if "MLflow" in note]
-    assert note.startswith("it is in the dataset's report, and its figures are not all in MLflow: ")
+    assert note.startswith("it is in the dataset's report, but not all of its figures are in MLflow: ")
     assert [one.embeddings for one in load_evaluations(target)] == [found.embeddings]
 
 

@@ -56,7 +56,7 @@ def test_it_has_the_loss_of_each_step_and_is_what_its_dataset_s_evaluation_is_be
 def test_a_server_that_is_lost_costs_a_note_and_no_dataset(runs: Path, tmp_path: Path) -> None:
     made = trained(tmp_path, lambda *_: shutil.rmtree(runs, ignore_errors=True))
     [note] = made.notes
-    assert note.startswith("the dataset is published, and its figures are not all in MLflow: ")
+    assert note.startswith("the dataset is published, but not all of its figures are in MLflow: ")
     assert made.to_dict()["notes"] == [note]
     assert (tmp_path / "trained" / "manifest.json").exists()
 

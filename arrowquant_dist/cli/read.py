@@ -180,27 +180,29 @@ def _as_json(datasets: list[Reported]) -> dict[str, Any]:
 
 
 def _write_page(file: Path, datasets: list[Reported]) -> None:
+    from arrowquant_dist.report.compared import Compared
     from arrowquant_dist.report.page import comparison_page, report_page, save_page
 
     one = datasets[0]
     page = (
         report_page(one.report, one.evaluations, one.layers)
         if len(datasets) == 1
-        else comparison_page(datasets)
+        else comparison_page(Compared(datasets))
     )
     save_page(file, page)
 
 
 def _show(datasets: list[Reported]) -> None:
     from arrowquant_dist.report.compare import comparison
+    from arrowquant_dist.report.compared import Compared
     from arrowquant_dist.report.terminal import print_report, print_table, print_text
-    from arrowquant_dist.report.unlike import unlike
     from arrowquant_dist.report.view import WEIGHT_COSINE_NOTE
 
     if len(datasets) == 1:
         print_report(sys.stdout, datasets[0].report, datasets[0].evaluations)
     else:
-        for sentence in unlike(datasets):
+        compared = Compared(datasets)
+        for sentence in compared.unlike:
             print_text(sys.stdout, sentence)
-        print_table(sys.stdout, comparison(datasets))
+        print_table(sys.stdout, comparison(compared))
         print_text(sys.stdout, WEIGHT_COSINE_NOTE)

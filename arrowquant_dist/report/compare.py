@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 
 from arrowquant_dist.reduce.figures import ReportFigures, Stat
 from arrowquant_dist.report import text
+from arrowquant_dist.report.compared import Compared
 from arrowquant_dist.report.evaluated import HIGH, LOW, Measure, measures
 from arrowquant_dist.report.reported import Reported
-from arrowquant_dist.report.shared_error import shared_sqnr
 from arrowquant_dist.report.text import MISSING
-from arrowquant_dist.report.unlike import unlike
 from arrowquant_dist.report.view import Table
 
 
@@ -35,25 +34,26 @@ class Section:
     lines: tuple[Line, ...]
 
 
-def comparison(datasets: Sequence[Reported]) -> Table:
+def comparison(compared: Compared) -> Table:
     """All lines as one table: a row for each figure, a column for each dataset."""
-    lines = [line for section in sections(datasets) for line in section.lines]
-    headers = ("", *(one.name for one in datasets))
+    lines = [line for section in sections(compared) for line in section.lines]
+    headers = ("", *(one.name for one in compared.datasets))
     rows = tuple((line.label, *line.cells) for line in lines)
-    return Table("Comparison", headers, "l" + "r" * len(datasets), rows)
+    return Table("Comparison", headers, "l" + "r" * len(compared.datasets), rows)
 
 
-def sections(datasets: Sequence[Reported]) -> tuple[Section, ...]:
+def sections(compared: Compared) -> tuple[Section, ...]:
     """All sections in reading order; those without a line are left out."""
+    datasets = compared.datasets
     every = (
         Section("How it is stored", _facts(datasets)),
         Section("Size", tuple(_line(datasets, *one) for one in _SIZES)),
-        Section("Error of the weights", (*(_line(datasets, *one) for one in _WEIGHTS), _shared(datasets))),
+        Section("Error of the weights", (*(_line(datasets, *one) for one in _WEIGHTS), _shared(compared))),
         Section("Outputs against the original's", tuple(_outputs(datasets))),
         Section("The run", (_wall_time(datasets), *(_line(datasets, *one) for one in _RUN))),
     )
     found = tuple(section for section in every if section.lines)
-    return tuple(map(_unmarked, found)) if unlike(datasets) else found
+    return tuple(map(_unmarked, found)) if compared.unlike else found
 
 
 def _unmarked(section: Section) -> Section:
@@ -182,9 +182,9 @@ def _wall_time(datasets: Sequence[Reported]) -> Line:
     return _judged(label, cells)
 
 
-def _shared(datasets: Sequence[Reported]) -> Line:
+def _shared(compared: Compared) -> Line:
     label = "SQNR of all layers that any of them quantizes"
-    return _judged(label, [Measure(label, each, _sqnr(each), HIGH) for each in shared_sqnr(datasets)])
+    return _judged(label, [Measure(label, each, _sqnr(each), HIGH) for each in compared.shared_sqnr])
 
 
 def output_texts(datasets: Sequence[Reported]) -> dict[str, str]:

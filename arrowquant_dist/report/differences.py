@@ -2,59 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 from arrowquant_dist.report import text
 from arrowquant_dist.report.compare import Line
+from arrowquant_dist.report.compared import Compared
 from arrowquant_dist.report.layer_rows import LayerRow
-from arrowquant_dist.report.reported import Reported
 from arrowquant_dist.report.text import MISSING
-from arrowquant_dist.report.unlike import unlike
 
 MOST = 20
 
 
-@dataclass(frozen=True, slots=True)
-class _Cell:
-    """A layer in one dataset. noise: energy of the error over energy of the weights; 0 if nothing is lost, None if it
-    is not known. shown: the error as text."""
-
-    noise: float | None
-    shown: str
-
-
-def differing_layers(datasets: Sequence[Reported]) -> tuple[Line, ...]:
+def differing_layers(compared: Compared) -> tuple[Line, ...]:
     """A line for each of at most MOST layers, labelled with the layer's name; those first whose noise differs most
-    between two datasets. Empty if the figures of layers are known for fewer than two datasets, or if those datasets are
-    not of one model."""
-    known = [one for one in datasets if one.layers is not None]
-    if len(known) < 2 or unlike(known):
+    between two datasets. Empty if the figures of layers are known for fewer than two datasets, or if not all
+    datasets are of one model."""
+    known = [one for one in compared.datasets if one.layers is not None]
+    if len(known) < 2 or compared.unlike:
         return ()
-    by_name = [{row.layer_name: _cell(row) for row in one.layers or ()} for one in datasets]
+    by_name = [{row.layer_name: row for row in one.layers or ()} for one in compared.datasets]
     found = []
     for name in (row.layer_name for row in known[0].layers or ()):
-        cells = [layers.get(name) for layers in by_name]
-        noises = [cell.noise for cell in cells if cell is not None and cell.noise is not None]
+        rows = [layers.get(name) for layers in by_name]
+        noises = _known(map(_noise, rows))
         if len(noises) >= 2 and max(noises) > min(noises):
-            found.append((max(noises) - min(noises), name, cells))
+            found.append((max(noises) - min(noises), name, rows))
     found.sort(key=lambda entry: (-entry[0], entry[1]))
-    return tuple(_line(name, cells) for _, name, cells in found[:MOST])
+    return tuple(_line(name, rows) for _, name, rows in found[:MOST])
 
 
-def _cell(row: LayerRow) -> _Cell:
+def _known(noises: Iterable[float | None]) -> list[float]:
+    return [noise for noise in noises if noise is not None]
+
+
+def _noise(row: LayerRow | None) -> float | None:
+    """Energy of a layer's error over energy of its weights; 0 if nothing is lost, None if it is not known."""
+    if row is None:
+        return None
+    if (noise_db := row.noise_db) is not None:
+        return float(10 ** (-noise_db / 10))
+    return 0.0 if not row.is_quantized or _is_lossless(row) else None
+
+
+def _is_lossless(row: LayerRow) -> bool:
+    return row.mse == 0.0 and not row.keeps_codes
+
+
+def _shown(row: LayerRow | None) -> str:
+    """The error of a layer as text."""
+    if row is None:
+        return MISSING
     if not row.is_quantized:
-        return _Cell(0.0, f"kept ({row.quant_type})")
+        return f"kept ({row.quant_type})"
     if row.noise_db is not None:
-        return _Cell(10 ** (-row.noise_db / 10), f"{text.decibel(row.noise_db)} ({row.quant_type})")
-    lossless = row.mse == 0.0 and not row.keeps_codes
-    return _Cell(0.0 if lossless else None, f"lossless ({row.quant_type})" if lossless else MISSING)
+        return f"{text.decibel(row.noise_db)} ({row.quant_type})"
+    return f"lossless ({row.quant_type})" if _is_lossless(row) else MISSING
 
 
-def _line(name: str, cells: Sequence[_Cell | None]) -> Line:
-    least = min(cell.noise for cell in cells if cell is not None and cell.noise is not None)
-    return Line(
-        name,
-        tuple(cell.shown if cell is not None else MISSING for cell in cells),
-        tuple(cell is not None and cell.noise == least for cell in cells),
-    )
+def _line(name: str, rows: Sequence[LayerRow | None]) -> Line:
+    noises = [*map(_noise, rows)]
+    least = min(_known(noises))
+    return Line(name, tuple(map(_shown, rows)), tuple(noise == least for noise in noises))

@@ -18,11 +18,11 @@ from arrowquant_dist.reduce.figures import ReportFigures
 from arrowquant_dist.report import text, view
 from arrowquant_dist.report.cards import cards
 from arrowquant_dist.report.compare import sections
+from arrowquant_dist.report.compared import Compared
 from arrowquant_dist.report.differences import differing_layers
 from arrowquant_dist.report.document import Document
 from arrowquant_dist.report.evaluated import evaluation_table
 from arrowquant_dist.report.evaluation import Evaluation
-from arrowquant_dist.report.headings import headings
 from arrowquant_dist.report.layer_rows import LayerRow
 from arrowquant_dist.report.layer_table import LAYER_COLUMNS, LAYER_MEANINGS, layer_data
 from arrowquant_dist.report.pictures import noise, sizes
@@ -30,10 +30,8 @@ from arrowquant_dist.report.pictures.heatmap import heat_map
 from arrowquant_dist.report.pictures.memory import memory_over_time
 from arrowquant_dist.report.pictures.outputs import errors_of_outputs
 from arrowquant_dist.report.pictures.timeline import shards_over_time, why_untimed
-from arrowquant_dist.report.reported import Reported
 from arrowquant_dist.report.text import LayerName, Verdict, printable
 from arrowquant_dist.report.tradeoffs import tradeoffs
-from arrowquant_dist.report.unlike import unlike
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -81,16 +79,16 @@ def report_page(
     )
 
 
-def comparison_page(datasets: Sequence[Reported]) -> str:
+def comparison_page(compared: Compared) -> str:
     """The page that shows datasets side by side, in their order."""
     template = _environment().get_template("compare.html.j2")
     return template.render(
         note=view.WEIGHT_COSINE_NOTE,
-        columns=headings(datasets),
-        unlike=unlike(datasets),
-        sections=sections(datasets),
-        pictures=tradeoffs(datasets),
-        differing=differing_layers(datasets),
+        columns=compared.headings,
+        unlike=compared.unlike,
+        sections=sections(compared),
+        pictures=tradeoffs(compared),
+        differing=differing_layers(compared),
     )
 
 

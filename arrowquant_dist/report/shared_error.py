@@ -17,13 +17,11 @@ def shared_sqnr(datasets: Sequence[Reported]) -> list[float | None]:
     both of the first dataset that quantized the layer with a loss. Infinite if nothing is lost, None if the error of
     one of these layers is not known.
     """
-    energies: dict[str, float] = {}
-    for one in datasets:
-        for row in one.layers or ():
-            if (squares := energy(row)) is not None:
-                energies.setdefault(row.layer_name, squares)
-    signal = math.fsum(energies.values())
-    return [_sqnr(one.layers or (), energies, signal) for one in datasets]
+    known: dict[str, float] = {}
+    for one in reversed(datasets):
+        known |= energies(one)
+    signal = math.fsum(known.values())
+    return [_sqnr(one.layers or (), known, signal) for one in datasets]
 
 
 def _sqnr(rows: Sequence[LayerRow], energies: dict[str, float], signal: float) -> float | None:
@@ -37,11 +35,13 @@ def _sqnr(rows: Sequence[LayerRow], energies: dict[str, float], signal: float) -
     return 10 * math.log10(signal / noise) if noise else math.inf
 
 
-def energy(row: LayerRow) -> float | None:
-    """Σw² of a layer's original weights; None if nothing was lost or its error is not known."""
-    if row.noise_db is None or row.mse is None:
-        return None
-    return row.mse * row.params * 10 ** (row.noise_db / 10)
+def energies(one: Reported) -> dict[str, float]:
+    """{layer: Σw² of its original weights}, without layers of which nothing was lost or whose error is not known."""
+    return {
+        row.layer_name: row.mse * row.params * 10 ** (noise_db / 10)
+        for row in one.layers or ()
+        if row.mse is not None and (noise_db := row.noise_db) is not None
+    }
 
 
 def _error(row: LayerRow) -> float | None:

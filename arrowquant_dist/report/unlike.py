@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from arrowquant_dist.errors import counted
-from arrowquant_dist.report.headings import headings
-from arrowquant_dist.report.layer_rows import LayerRow
+from arrowquant_dist.report.headings import Heading, headings
 from arrowquant_dist.report.reported import Reported
-from arrowquant_dist.report.shared_error import energy
+from arrowquant_dist.report.shared_error import energies
 
 _FURTHEST = 0.01  # of a layer's Σw², relative; rounding to 16-bit floats changes it by far less
 _SO = "No figure is marked as the best, and there are no pictures."
+
+
+@dataclass(frozen=True, slots=True)
+class _One:
+    """A dataset to judge. energies: of its layers before quantization."""
+
+    column: Heading
+    dataset: Reported
+    energies: Mapping[str, float]
+
+    @property
+    def has_layers(self) -> bool:
+        return self.dataset.layers is not None
 
 
 def unlike(datasets: Sequence[Reported]) -> tuple[str, ...]:
@@ -20,35 +33,45 @@ def unlike(datasets: Sequence[Reported]) -> tuple[str, ...]:
 
     Datasets count as made from the same model if their layers have the same names and shapes and, for layers that both
     quantize, the same energy of the original weights. If the layers of one are not known, they must have the same
-    number of layers and of values.
+    number of layers and of values. If those of the first dataset are not known, the others are also compared with
+    the first dataset like it whose layers are known.
     """
-    columns = headings(datasets)
-    first = f"{columns[0].letter} ({columns[0].short})"
-    found = [
-        f"{column.letter} ({column.short}) is not of the same model as {first}: {why}."
-        for column, one in zip(columns[1:], datasets[1:], strict=True)
-        if (why := _why(datasets[0], one))
+    judged = [
+        _One(column, one, energies(one)) for column, one in zip(headings(datasets), datasets, strict=True)
     ]
-    return (*found, _SO) if found else ()
+    standards: list[_One] = []
+    told: list[str] = []
+    for one in judged:
+        differences = [said for standard in standards if (said := _difference(standard, one))]
+        told += differences[:1]
+        if not standards or (one.has_layers and not standards[-1].has_layers and not differences):
+            standards.append(one)
+    return (*told, _SO) if told else ()
 
 
-def _why(first: Reported, other: Reported) -> str:
-    if first.layers is None or other.layers is None:
-        ours, theirs = first.report.totals, other.report.totals
-        if (ours.layers, ours.params) == (theirs.layers, theirs.params):
+def _difference(first: _One, one: _One) -> str:
+    """A sentence that says why they are not of the same model; empty if they are."""
+    why = _why(first, one)
+    names = [f"{each.column.letter} ({each.column.short})" for each in (one, first)]
+    return f"{names[0]} is not of the same model as {names[1]}: {why}." if why else ""
+
+
+def _why(first: _One, other: _One) -> str:
+    ours, theirs = first.dataset, other.dataset
+    if ours.layers is None or theirs.layers is None:
+        mine, totals = ours.report.totals, theirs.report.totals
+        if (mine.layers, mine.params) == (totals.layers, totals.params):
             return ""
-        has = f"it has {counted(theirs.layers, 'layer')} and {counted(theirs.params, 'value')}"
-        return f"{has}, not {ours.layers} and {ours.params}"
-    by_place = {(row.layer_name, row.shape): row for row in first.layers}
-    pairs = [(by_place.get((row.layer_name, row.shape)), row) for row in other.layers]
-    shared = [(mine, row) for mine, row in pairs if mine is not None]
-    if len(shared) < max(len(by_place), len(pairs)):
-        of = f"{len(shared)} of its {counted(len(pairs), 'layer')}"
-        return f"{of} have the same name and shape as one of the other's {len(by_place)}"
-    moved = sum(_is_other(mine, row) for mine, row in shared)
+        has = f"it has {counted(totals.layers, 'layer')} and {counted(totals.params, 'value')}"
+        return f"{has}, not {mine.layers} and {mine.params}"
+    places = {(row.layer_name, row.shape) for row in ours.layers}
+    shared = sum((row.layer_name, row.shape) in places for row in theirs.layers)
+    if shared < max(len(places), len(theirs.layers)):
+        of = f"{shared} of its {counted(len(theirs.layers), 'layer')}"
+        return f"{of} have the same name and shape as one of the other's {len(places)}"
+    moved = sum(_is_other(first.energies.get(name), found) for name, found in other.energies.items())
     return f"{counted(moved, 'layer')} had other weights before quantization" if moved else ""
 
 
-def _is_other(mine: LayerRow, row: LayerRow) -> bool:
-    ours, theirs = energy(mine), energy(row)
-    return ours is not None and theirs is not None and abs(ours - theirs) > _FURTHEST * max(ours, theirs)
+def _is_other(ours: float | None, theirs: float) -> bool:
+    return ours is not None and abs(ours - theirs) > _FURTHEST * max(ours, theirs)

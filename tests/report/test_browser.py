@@ -11,6 +11,7 @@ from typing import Literal
 
 import pytest
 
+from arrowquant_dist.report.compared import Compared
 from arrowquant_dist.report.layer_table import LAYER_COLUMNS
 from arrowquant_dist.report.page import comparison_page, report_page
 from arrowquant_dist.report.reported import Reported
@@ -252,7 +253,7 @@ def test_five_targets_are_side_by_side(tab: Tab, tmp_path: Path) -> None:
     datasets = [
         Reported(f"s3://bucket/out/int{i}-asymmetric", golden_report(), layers=LAYERS) for i in range(5)
     ]
-    page.write_text(comparison_page(datasets), encoding="utf-8")
+    page.write_text(comparison_page(Compared(datasets)), encoding="utf-8")
     tab.open(page)
     assert tab.complaints == []
     tables = "[...document.querySelectorAll('.scroll')]"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from html import unescape
 
@@ -12,6 +13,7 @@ import pytest
 
 from arrowquant_dist.reduce import ReportFigures
 from arrowquant_dist.report.compare import Line, comparison, sections
+from arrowquant_dist.report.compared import Compared
 from arrowquant_dist.report.differences import differing_layers
 from arrowquant_dist.report.headings import headings
 from arrowquant_dist.report.layer_rows import LayerRow
@@ -36,7 +38,7 @@ def other(report: ReportFigures) -> ReportFigures:
 
 
 def test_a_comparison_has_a_column_a_report(report: ReportFigures, other: ReportFigures) -> None:
-    table = comparison([Reported("out/int8", report), Reported("out/other", other)])
+    table = comparison(Compared([Reported("out/int8", report), Reported("out/other", other)]))
     rows = {row[0]: row[1:] for row in table.rows}
     assert table.headers == ("", "out/int8", "out/other")
     assert rows["× smaller than fp16"] == ("0.31×", "9.20×")
@@ -47,17 +49,17 @@ def test_a_comparison_has_a_column_a_report(report: ReportFigures, other: Report
 
 def test_a_comparison_is_drawn_in_every_form(report: ReportFigures, other: ReportFigures) -> None:
     reports = [Reported("<b>int8", report), Reported("a|b", other)]
-    page, markdown = comparison_page(reports), table_markdown(comparison(reports))
+    page, markdown = comparison_page(Compared(reports)), table_markdown(comparison(Compared(reports)))
     assert "&lt;b&gt;int8" in page
     assert "Weight cosine is not accuracy" in page
     assert "a\\|b" in markdown
     out = io.StringIO()
-    print_table(out, comparison(reports))
+    print_table(out, comparison(Compared(reports)))
     assert "<b>int8" in out.getvalue()
 
 
 def lines_of(datasets: list[Reported]) -> dict[str, Line]:
-    return {line.label: line for section in sections(datasets) for line in section.lines}
+    return {line.label: line for section in sections(Compared(datasets)) for line in section.lines}
 
 
 def test_the_best_of_each_row_is_marked_and_nothing_where_all_look_equal(
@@ -95,7 +97,7 @@ def test_method_and_groups_are_those_of_the_layers(report: ReportFigures) -> Non
 
 def test_datasets_stand_in_their_order_under_what_tells_them_apart(report: ReportFigures) -> None:
     names = ["s3://b/out/int8", "s3://b/out/int4", "s3://b/out/a/int4", "s3://b/out/int2", "s3://b/out/mixed"]
-    page = comparison_page([Reported(name, report) for name in names])
+    page = comparison_page(Compared([Reported(name, report) for name in names]))
     heads = re.findall(r'<th scope="col" title="(.*?)"><span class="letter">(.)</span> (.*?)</th>', page)
     assert [name for name, _, _ in heads[:5]] == names
     assert [letter for _, letter, _ in heads[:5]] == list("ABCDE")
@@ -108,12 +110,12 @@ def test_the_layers_that_differ_most_come_first(report: ReportFigures) -> None:
     good = tuple(layer(name, 40.0) for name in names)
     bad = tuple(layer(name, 8.0 + i) for i, name in enumerate(names))
     kept = tuple(replace(NORM, layer_name=name, shape=layer(name).shape) for name in names)
-    lines = differing_layers([Reported("a", report, layers=each) for each in (bad, good, kept)])
+    lines = differing_layers(Compared([Reported("a", report, layers=each) for each in (bad, good, kept)]))
     assert [line.label for line in lines] == names[:20]
     assert lines[0].cells == ("8.0 dB (int4)", "40.0 dB (int4)", "kept (none)")
     assert lines[0].best == (False, False, True)
-    assert differing_layers([Reported("a", report, layers=good), Reported("b", report)]) == ()
-    assert differing_layers([Reported("a", report, layers=good)] * 2) == ()
+    assert differing_layers(Compared([Reported("a", report, layers=good), Reported("b", report)])) == ()
+    assert differing_layers(Compared([Reported("a", report, layers=good)] * 2)) == ()
 
 
 def test_what_a_dataset_keeps_counts_for_its_error(report: ReportFigures) -> None:
@@ -137,7 +139,7 @@ def test_what_loses_nothing_is_the_best_and_is_said_to_be_lossless(report: Repor
     line = lines_of(datasets)["SQNR of all layers that any of them quantizes"]
     assert line.cells == ("20.0 dB", "lossless", "30.0 dB")
     assert line.best == (False, True, False)
-    assert "Lossless, so not drawn: B." in comparison_page(datasets)
+    assert "Lossless, so not drawn: B." in comparison_page(Compared(datasets))
 
 
 MSE = ENERGY * 10**-0.9  # at 9 dB
@@ -163,8 +165,8 @@ def test_of_datasets_of_different_models_none_is_called_better(
     datasets = [first, Reported("out/x", small, layers=rows)]
     assert why in unlike(datasets)[0]
     assert not any(any(line.best) for line in lines_of(datasets).values())
-    assert differing_layers(datasets) == ()
-    page = unescape(comparison_page(datasets))
+    assert differing_layers(Compared(datasets)) == ()
+    page = unescape(comparison_page(Compared(datasets)))
     assert f"B (x) is not of the same model as A (a): {why}" in page
     assert "<figure>" not in page
     assert "★ marks" not in page
@@ -182,9 +184,44 @@ def test_datasets_of_one_model_are_compared_whatever_they_keep(report: ReportFig
     assert "and 7 values, not" in unlike([*datasets, Reported("out/z", larger)])[0]
 
 
+def test_datasets_are_told_apart_by_their_layers_even_if_those_of_the_first_are_not_known(
+    report: ReportFigures,
+) -> None:
+    moved = (layer("a", 9.0, mse=1.02 * MSE),)
+    datasets = [
+        Reported("out/a", report),
+        Reported("out/x", report, layers=(layer("a", 20.0),)),
+        Reported("out/y", report, layers=moved),
+    ]
+    why = "1 layer had other weights before quantization"
+    assert unlike(datasets)[0] == f"C (y) is not of the same model as B (x): {why}."
+    assert not any(any(line.best) for line in lines_of(datasets).values())
+
+
+def test_no_layer_is_marked_as_the_best_beside_a_dataset_of_another_model(report: ReportFigures) -> None:
+    known = [Reported(name, report, layers=(layer("a", sqnr),)) for name, sqnr in (("x", 8.0), ("y", 20.0))]
+    assert len(differing_layers(Compared([*known, Reported("z", report)]))) == 1
+    larger = replace(report, totals=replace(report.totals, params=7))
+    assert differing_layers(Compared([*known, Reported("z", larger)])) == ()
+
+
+def test_a_page_judges_its_datasets_once(report: ReportFigures, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged: list[object] = []
+
+    def counting(datasets: Sequence[Reported]) -> tuple[str, ...]:
+        judged.append(datasets)
+        return unlike(datasets)
+
+    monkeypatch.setattr("arrowquant_dist.report.compared.unlike", counting)
+    comparison_page(Compared([Reported(name, report, layers=(layer("a"),)) for name in "xyz"]))
+    assert len(judged) == 1
+
+
 def test_a_hostile_layer_is_inert_among_those_that_differ(report: ReportFigures) -> None:
     name = "</code><script>alert(1)</script>\u202e\x1b"
-    page = comparison_page([Reported("a", report, layers=(layer(name, sqnr),)) for sqnr in (8.0, 20.0)])
+    page = comparison_page(
+        Compared([Reported("a", report, layers=(layer(name, sqnr),)) for sqnr in (8.0, 20.0)])
+    )
     assert "<script>" not in page
     assert not set("\u202e\x1b") & set(page)
     assert "&lt;script&gt;" in page

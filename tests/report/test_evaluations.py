@@ -11,6 +11,7 @@ import pytest
 
 from arrowquant_dist.errors import InvalidCheckpoint
 from arrowquant_dist.report.compare import comparison
+from arrowquant_dist.report.compared import Compared
 from arrowquant_dist.report.evaluated import evaluation_table, evaluations_markdown
 from arrowquant_dist.report.evaluation import EmbeddingFigures, Evaluation, NextTokenFigures, TextFacts
 from arrowquant_dist.report.evaluations import (
@@ -128,12 +129,12 @@ def test_a_comparison_sets_those_of_the_same_texts_side_by_side() -> None:
     report = golden_report()
     evaluations = [(of_embeddings(), of_embeddings("law.txt", cosine=0.5)), (of_embeddings(cosine=0.99),), ()]
     datasets = [Reported(name, report, each) for name, each in zip("abc", evaluations, strict=True)]
-    table = comparison(datasets)
+    table = comparison(Compared(datasets))
     rows = {row[0]: row[1:] for row in table.rows}
     assert rows["embedding cosine, mean (news.txt)"] == ("0.931250", "0.990000", "–")
     assert rows["embedding cosine, mean (law.txt)"] == ("0.500000", "–", "–")
     assert [*rows].index("max error") < [*rows].index("embedding cosine, mean (news.txt)")
-    page = comparison_page(datasets)
+    page = comparison_page(Compared(datasets))
     assert "0.990000" in page
     assert "Stored bits against outputs (news.txt)" in page
     assert "Stored bits against outputs (law.txt)" not in page  # where there is one alone
@@ -141,7 +142,7 @@ def test_a_comparison_sets_those_of_the_same_texts_side_by_side() -> None:
 
 def test_a_comparison_of_causal_models_has_their_figures() -> None:
     report = golden_report()
-    table = comparison([Reported(name, report, (of_next_tokens(),)) for name in "ab"])
+    table = comparison(Compared([Reported(name, report, (of_next_tokens(),)) for name in "ab"]))
     rows = {row[0]: row[1:] for row in table.rows}
     assert rows["excess of perplexity (news.txt)"] == ("2.000 %", "2.000 %")
     assert rows["perplexity (news.txt)"] == ("20.9100", "20.9100")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from arrowquant_dist.errors import counted
+from arrowquant_dist.errors import counted, have
 from arrowquant_dist.report.headings import Heading, headings
 from arrowquant_dist.report.reported import Reported
 from arrowquant_dist.report.shared_error import energies
@@ -67,8 +67,8 @@ def _why(first: _One, other: _One) -> str:
     places = {(row.layer_name, row.shape) for row in ours.layers}
     shared = sum((row.layer_name, row.shape) in places for row in theirs.layers)
     if shared < max(len(places), len(theirs.layers)):
-        of = f"{shared} of its {counted(len(theirs.layers), 'layer')}"
-        return f"{of} have the same name and shape as one of the other's {len(places)}"
+        of = f"it has {counted(len(theirs.layers), 'layer')}, the other {len(places)}"
+        return f"{of}, and {shared or 'none'} {have(shared or 1)} the same name and shape in both"
     moved = sum(_is_other(first.energies.get(name), found) for name, found in other.energies.items())
     return f"{counted(moved, 'layer')} had other weights before quantization" if moved else ""
 

@@ -143,17 +143,20 @@ def test_what_loses_nothing_is_the_best_and_is_said_to_be_lossless(report: Repor
 
 
 MSE = ENERGY * 10**-0.9  # at 9 dB
+SAME = "the same name and shape in both"
 
 
 @pytest.mark.parametrize(
     ("rows", "why"),
     [
-        ((layer("a", 9.0), layer("c", 9.0)), "1 of its 2 layers have the same name and shape"),
+        ((layer("a", 9.0), layer("c", 9.0)), f"it has 2 layers, the other 2, and 1 has {SAME}"),
         (
             (layer("a", 9.0, shape=(8, 1024)), layer("b", 9.0)),
-            "1 of its 2 layers have the same name and shape",
+            f"it has 2 layers, the other 2, and 1 has {SAME}",
         ),
-        ((layer("a", 9.0),), "1 of its 1 layer have the same name and shape as one of the other's 2"),
+        ((layer("a", 9.0),), f"it has 1 layer, the other 2, and 1 has {SAME}"),
+        ((layer("c", 9.0),), f"it has 1 layer, the other 2, and none has {SAME}"),
+        ((layer("a", 9.0), layer("b", 9.0), NORM), f"it has 3 layers, the other 2, and 2 have {SAME}"),
         ((layer("a", 9.0, mse=1.02 * MSE), layer("b", 9.0)), "1 layer had other weights before quantization"),
     ],
 )

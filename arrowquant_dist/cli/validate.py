@@ -76,7 +76,8 @@ def validate(
 ) -> None:
     """Quantize a checkpoint with several configs, measure the results, and judge them against targets.
 
-    Writes validation.md, .html and .json to OUT. Exit code 1 if a criterion is not met.
+    Writes validation.md, .html and .json to OUT, and removes those of an earlier validation before it begins. Exit code
+    1 if a criterion is not met.
     """
     if others and not configs:
         raise typer.BadParameter(f"{others[0]!r}: further configs go after --configs")

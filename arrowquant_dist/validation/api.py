@@ -32,7 +32,8 @@ def validate(
     datasets in `out`/CONFIG.
 
     source: checkpoint, as for `quantize`. out: an empty place, or the `out` of an earlier validation: finished datasets
-    of the same plan are not made again, and the report then says which run its times are from. configs: presets and
+    of the same plan are not made again, and the report then says which run its times are from. Its report is removed
+    before the first dataset is made, so that a validation that fails leaves none. configs: presets and
     files, or configs by name. targets: YAML file of targets; None: the classic ones, in validation/targets.yaml. texts,
     column: texts that outputs are measured with, as for `evaluate`; None: `builtin:held-back`. run: run settings that
     replace those in the configs' files. progress: True: draw progress if this is a terminal or a notebook; False: show

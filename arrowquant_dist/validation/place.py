@@ -54,8 +54,13 @@ class ValidationPlace:
             message = f"the folder holds other files ({listed(sorted(strange))}); choose an empty or new one"
             raise TargetConflict(message, uri=self.store.uri)
 
+    def withdraw(self) -> None:
+        """Removes the report of an earlier validation, if there is one: the JSON first, for if it is there, so are the
+        others."""
+        self.store.delete(reversed(PATHS))
+
     def write(self, values: dict[str, Any], markdown: str, page: str) -> None:
-        """Writes the report in its three forms, and replaces an earlier one."""
+        """Writes the report in its three forms."""
         content = {
             MARKDOWN_PATH: markdown.encode(),
             PAGE_PATH: page.encode(),

@@ -90,10 +90,15 @@ class Asked:
 
 def run_validation(asked: Asked, progress: StepCallback | None) -> Validation:
     """Does what `validate` describes. Writes no report if the source has changed by the end; then SourceChanged is
-    raised."""
+    raised.
+
+    An earlier report is removed once no config is refused, before the first dataset changes. So a report never
+    describes datasets that have been replaced, and is never taken for that of a later validation that failed. Finished
+    datasets stay, so the next validation only has to measure them."""
     checkpoint = open_checkpoint(asked.source, asked.source_storage)
     asked.place.refuse_others([one.name for one in asked.configs])
     _refuse_unplannable(asked)
+    asked.place.withdraw()
     found = _found(asked, checkpoint, ValidationTeller(progress))
     refuse_changed(checkpoint, asked.source, asked.source_storage)
     document = validation_document(found)

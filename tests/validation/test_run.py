@@ -12,7 +12,8 @@ import pytest
 
 from arrowquant_dist import QuantizationConfig, Validation, validate
 from arrowquant_dist.config import LayerOverride
-from arrowquant_dist.errors import InvalidConfig, NotFound, SourceChanged, TargetConflict
+from arrowquant_dist.driver import Outcome, quantize
+from arrowquant_dist.errors import InvalidConfig, NotFound, SourceChanged, StorageError, TargetConflict
 from arrowquant_dist.texts.steps import TextsStep
 from arrowquant_dist.validation.document import validation_document
 from arrowquant_dist.validation.notes import notes_of
@@ -226,6 +227,47 @@ def test_a_source_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         validate(tmp_path / "nothing", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def reports(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+
+
+@pytest.mark.usefixtures("without_memory")
+def test_a_validation_that_fails_leaves_no_earlier_report_and_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    source, out = (
+        save_checkpoint(tmp_path / "source", random_weights(1, 64, 32, torch.float32)),
+        tmp_path / "out",
+    )
+    validate(source, out, ["int8"], run=RUN, progress=False)
+    assert {*reports(out)} == {"validation.json", "validation.md", "validation.html"}
+
+    def full(source: str, target: str, *rest: Any) -> Outcome:
+        if target.endswith("int2"):
+            raise StorageError("there is no space left", uri=target)
+        return quantize(source, target, *rest)
+
+    with monkeypatch.context() as faults:
+        faults.setattr("arrowquant_dist.validation.run.quantize", full)
+        with pytest.raises(StorageError):
+            validate(source, out, CONFIGS, run=RUN, progress=False)
+    assert reports(out) == {}
+    found = validate(source, out, CONFIGS, run=RUN, progress=False)
+    assert [one.speed.measured_now for one in found.datasets] == [False, True]
+    assert written(out) == json.loads(json.dumps(found.to_dict()))
+
+
+@pytest.mark.usefixtures("found")
+def test_a_validation_that_is_refused_leaves_the_earlier_report(bert: Path, out: Path) -> None:
+    before = reports(out)
+    with pytest.raises(TargetConflict):
+        validate(bert, out, {"int8": QuantizationConfig("int4")}, run=RUN)
+    assert before
+    assert reports(out) == before
 
 
 @pytest.mark.usefixtures("ticks", "without_memory")

@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
+from arrowquant_dist.cli.examples import Command, Group
 from arrowquant_dist.cli.options import JsonOption, complete_preset
 from arrowquant_dist.cli.outcome import outcome, print_json
 
-config = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+config = typer.Typer(cls=Group, no_args_is_help=True, rich_markup_mode=None)
 
 
-@config.command("list")
+@config.command("list", cls=Command)
 def list_presets(*, as_json: JsonOption = False) -> None:
     """List the presets that --config takes by name.
 
@@ -31,7 +32,7 @@ def list_presets(*, as_json: JsonOption = False) -> None:
             print_table(sys.stdout, Table("Presets", ("", ""), "ll", tuple(found.items())))
 
 
-@config.command("show")
+@config.command("show", cls=Command)
 def show(
     name: Annotated[
         str,
@@ -48,15 +49,16 @@ def show(
     """
     with outcome(as_json=as_json):
         from arrowquant_dist.config import preset_file
+        from arrowquant_dist.report.terminal import print_yaml
 
         text = preset_file(name).read_text(encoding="utf-8")
         if as_json:
             print_json({"preset": name, "yaml": text})
         else:
-            sys.stdout.write(text)
+            print_yaml(sys.stdout, text)
 
 
-@config.command("check")
+@config.command("check", cls=Command)
 def check(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A YAML file, a URL, or a preset.")],
     *,

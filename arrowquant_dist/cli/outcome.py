@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import typer
@@ -47,14 +48,41 @@ def print_json(values: Mapping[str, Any]) -> None:
     typer.echo(json.dumps({"schema_version": JSON_VERSION, **values}, indent=2, allow_nan=False))
 
 
+def show_usage_error(error: Any, arguments: Sequence[str]) -> None:
+    """Shows an error of a command line that could not be parsed, in the form that it asks for."""
+    if type(error).show is not typer.BadParameter.show:  # the help of a command without arguments
+        error.show()
+        return
+    values = {**ArrowQuantError(error.format_message()).to_dict(), "kind": "usage"}
+    if "--json" in arguments:
+        print_json({"error": values})
+    elif _log_format(arguments) == LogFormat.JSON:
+        say(json_line("error", values))
+    else:
+        if error.ctx is not None:
+            say(f"{error.ctx.get_usage()}\nTry '{error.ctx.command_path} --help' for help.\n")
+        _say_error(error.format_message())
+
+
+def _log_format(arguments: Sequence[str]) -> str:
+    """The last value of --log-format, which is a word of its own or follows an equals sign."""
+    words = "\0".join(arguments).replace("--log-format=", "--log-format\0").split("\0")
+    values = [value for option, value in pairwise(words) if option == "--log-format"]
+    return values[-1] if values else LogFormat.TEXT
+
+
 def _tell(error: ArrowQuantError, telling: Telling, *, as_json: bool) -> None:
     if as_json:
         print_json({"error": error.to_dict()})
     elif telling.log_format is LogFormat.JSON:
         say(json_line("error", error.to_dict()))
     else:
-        from arrowquant_dist.report.text import folded, printable, terminal_width
+        _say_error(str(error))
 
-        line = f"error: {printable(' '.join(str(error).split()))}"
-        is_seen = sys.stderr.isatty()
-        say("\n".join(folded(line, terminal_width(sys.stderr))) if is_seen else line)
+
+def _say_error(message: str) -> None:
+    from arrowquant_dist.report.text import folded, printable, terminal_width
+
+    line = f"error: {printable(' '.join(message.split()))}"
+    is_seen = sys.stderr.isatty()
+    say("\n".join(folded(line, terminal_width(sys.stderr))) if is_seen else line)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -13,23 +12,28 @@ from arrowquant_dist.cli.calibrate import calibrate
 from arrowquant_dist.cli.config import config
 from arrowquant_dist.cli.distill import distill
 from arrowquant_dist.cli.evaluate import evaluate
-from arrowquant_dist.cli.examples import epilog
+from arrowquant_dist.cli.examples import Command, Group
 from arrowquant_dist.cli.export import export
-from arrowquant_dist.cli.outcome import print_json
+from arrowquant_dist.cli.outcome import show_usage_error
 from arrowquant_dist.cli.quantize import quantize
 from arrowquant_dist.cli.read import inspect, report, verify
-from arrowquant_dist.cli.streams import end_with_terminal, fill_missing, give_up_output, is_of_output
+from arrowquant_dist.cli.streams import (
+    end_with_terminal,
+    fill_missing,
+    give_up_output,
+    is_of_output,
+    spell_out,
+)
 from arrowquant_dist.cli.validate import validate
 from arrowquant_dist.cli.vllm import vllm
 
-_EXIT_CODES = "Exit code 0: done; 1: failed; 2: bad input or usage; 130: interrupted."
 # The base class of all errors in a command line. typer does not export it.
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     name="arrowquant",
     help="Quantize the weights of models into Parquet datasets, check them, and export them to other programs.",
-    epilog=_EXIT_CODES,
+    cls=Group,
     no_args_is_help=True,
     rich_markup_mode=None,  # with it, --help would import rich
     pretty_exceptions_enable=False,
@@ -42,9 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     interrupted."""
     fill_missing()
     end_with_terminal()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # so that an ASCII-only terminal does not fail
+    spell_out()
     try:
         try:
             code = _run(sys.argv[1:] if arguments is None else list(arguments))
@@ -59,15 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    """Runs a command and returns its exit code. With --json, errors in the command line are printed as a JSON document,
-    as all other errors are."""
+    """Runs a command and returns its exit code. Errors in the command line are shown as all other errors are."""
     try:
         return int(app(args=arguments, prog_name="arrowquant", standalone_mode=False) or 0)
     except _UsageError as error:
-        if "--json" in arguments:
-            print_json({"error": {"kind": "usage", "message": error.format_message()}})
-        else:
-            error.show()
+        show_usage_error(error, arguments)
         return int(error.exit_code)
 
 
@@ -94,18 +92,6 @@ def _root(
     pass
 
 
-class _Command(typer.core.TyperCommand):
-    """A command whose usage line has `SOURCE TARGET` instead of `{SOURCE} {TARGET}`."""
-
-    def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
-
-
 for command in (quantize, inspect, verify, report, calibrate, evaluate, distill, validate, export, vllm):
-    app.command(cls=_Command, epilog=epilog(command.__name__, _EXIT_CODES))(command)
-app.add_typer(
-    config,
-    name="config",
-    help="List, show and check configs.",
-    epilog=epilog("config", _EXIT_CODES),
-)
+    app.command(cls=Command)(command)
+app.add_typer(config, name="config", help="List, show and check configs.")

@@ -6,7 +6,9 @@ that is printed ends up in that file. So missing descriptors are opened on the n
 
 from __future__ import annotations
 
+import codecs
 import errno
+import io
 import os
 import signal
 import sys
@@ -17,6 +19,23 @@ from arrowquant_dist.progress.unheard import silence
 _STREAMS = ("stdin", "stdout", "stderr")
 # Errors of writing to a stream: a disk that is full or over its quota, a terminal or reader that is gone.
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EPIPE, errno.ENXIO)
+
+_SPELLED_OUT = "arrowquant-spelled-out"
+_IN_ASCII = {
+    "…": "~",
+    "─": "-",
+    "━": "-",
+    "╸": "-",
+    "╺": "-",
+    "–": "-",
+    "−": "-",
+    "×": "x",
+    "·": "*",
+    "→": "->",
+    "≥": ">=",
+    "≤": "<=",
+    "\xa0": " ",
+}
 
 
 def fill_missing() -> None:
@@ -36,6 +55,28 @@ def fill_missing() -> None:
             nowhere = open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8")  # noqa: SIM115, PTH123
             setattr(sys, name, nowhere)
             setattr(sys, f"__{name}__", nowhere)
+
+
+def spell_out() -> None:
+    """Lets stdout and stderr write what their encoding lacks. Signs of our own, such as the lines of a table, get
+    replacements that take no more columns than they do, so that everything still fits; other characters are escaped."""
+    codecs.register_error(_SPELLED_OUT, _spelled_out)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=_SPELLED_OUT)
+
+
+def _spelled_out(error: UnicodeError) -> tuple[str, int]:
+    """A replacement for the first character that could not be encoded, and the position behind it. One of two
+    characters replaces the space that follows as well."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    character, end = error.object[error.start], error.start + 1
+    spelled = _IN_ASCII.get(character)
+    if spelled is None:
+        return character.encode("ascii", "backslashreplace").decode("ascii"), end
+    is_followed = len(spelled) > 1 and error.object[end : end + 1] == " "
+    return spelled, end + is_followed
 
 
 def end_with_terminal() -> None:

@@ -6,7 +6,6 @@ Text is never interpreted as markup, and control characters in names are escaped
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from typing import TextIO
@@ -17,8 +16,11 @@ from arrowquant_dist.report import view
 from arrowquant_dist.report.evaluated import evaluation_table
 from arrowquant_dist.report.evaluation import Evaluation
 from arrowquant_dist.report.fit import GAP, fitted
-from arrowquant_dist.report.text import NO_BREAK, folded, printable, terminal_width, width_of
+from arrowquant_dist.report.text import NO_BREAK, folded, folded_command, printable, terminal_width, width_of
 from arrowquant_dist.report.view import Table
+
+# A line of YAML with a comment, which a # within quotes is not.
+_COMMENTED = re.compile(r"""(?P<value>(?P<indent> *)(?:(?:[^#'"]|'[^']*'|"[^"]*")* )?)# (?P<comment>.*)""")
 
 
 def print_report(out: TextIO, report: ReportFigures, evaluations: Sequence[Evaluation] = ()) -> None:
@@ -79,18 +81,28 @@ def _beginning(text: str, width: int) -> str:
 def print_command(out: TextIO, what: str, words: Sequence[str]) -> None:
     """Prints the command `what: words` to be copied. In a terminal that is too narrow for it, lines end with a
     backslash, so that the shell reads them as one."""
-    line, lines = f"{what}: {words[0]}", list[str]()
     width = terminal_width(out) if out.isatty() else None
-    quoted = re.sub(
-        r"(?<=\0)(--[\w-]+)\0", r"\1 ", "\0".join(map(shlex.quote, words))
-    )  # an option and its value stay together
-    for word in quoted.split("\0")[1:]:
-        if width is not None and width_of(f"{line} {word} \\") > width:
-            lines.append(f"{line} \\")
-            line = f"   {word}"
-        else:
-            line = f"{line} {word}"
-    out.writelines(f"{printable(each)}\n" for each in (*lines, line))
+    lines = folded_command(words, width, begin=f"{what}: ")
+    out.writelines(f"{printable(line)}\n" for line in lines)
+
+
+def print_yaml(out: TextIO, text: str) -> None:
+    """Prints YAML as it is. On a terminal that is too narrow, comments are folded; those behind a value move above it,
+    so that it is still the same YAML."""
+    width = terminal_width(out) if out.isatty() else None
+    for line in text.splitlines():
+        is_wide = width is not None and width_of(line) > width
+        out.writelines(f"{each}\n" for each in (_folded_yaml(line, width or 0) if is_wide else [line]))
+
+
+def _folded_yaml(line: str, width: int) -> list[str]:
+    found = _COMMENTED.fullmatch(line)
+    if found is None:
+        return [line]
+    begin = f"{found['indent']}# "
+    value = found["value"].rstrip()
+    comment = [f"{begin}{part}" for part in folded(found["comment"], width - len(begin))]
+    return [*comment, value] if value else comment
 
 
 def _drawn_lines(table: Table) -> Iterator[str]:

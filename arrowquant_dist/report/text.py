@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import textwrap
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -197,6 +198,21 @@ def folded(text: str, width: int) -> list[str]:
     such as a path, gets a line of its own and is not shortened, since a shortened path would be useless."""
     wrapped = textwrap.wrap(unbreakable(text), max(width, 1), break_long_words=False, break_on_hyphens=False)
     return [line.replace(NO_BREAK, " ") for line in wrapped] or [""]
+
+
+def folded_command(words: Sequence[str], width: int | None, begin: str = "") -> list[str]:
+    """`begin` and a command, quoted for a shell and folded to lines of at most `width` columns. All lines but the last
+    end with a backslash, so that the shell reads them as one. width: None for any. An option and its value stay
+    together; a longer word is not shortened."""
+    line, lines = f"{begin}{words[0]}", list[str]()
+    quoted = re.sub(r"(?<=\0)(--[\w-]+)\0", r"\1 ", "\0".join(map(shlex.quote, words)))
+    for word in quoted.split("\0")[1:]:
+        if width is not None and width_of(f"{line} {word} \\") > width:
+            lines.append(f"{line} \\")
+            line = f"   {word}"
+        else:
+            line = f"{line} {word}"
+    return [*lines, line]
 
 
 def terminal_width(out: TextIO) -> int:

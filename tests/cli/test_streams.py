@@ -3,6 +3,7 @@ and no output in a file that happens to have the stream's number."""
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from arrowquant_dist.cli.streams import spell_out
 from arrowquant_dist.loader import WeightLoader
 from tests.conftest import CHECKOUT
 
@@ -61,6 +63,28 @@ def test_the_work_is_done_whatever_is_closed(source: Path, tmp_path: Path, close
         path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.suffix == ".parquet"
     ]
     assert all(part[:4] == part[-4:] == b"PAR1" for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("text", "spelled"),
+    [
+        ("90.9 MB → 21.1 MB", "90.9 MB ->21.1 MB"),
+        ("≥ 0.9999  ───", ">=0.9999  ---"),
+        ("12 × encoder…bias – 2", "12 x encoder~bias - 2"),
+        ("größe\u202e\U0001f600", r"gr\xf6\xdfe\u202e\U0001f600"),
+    ],
+)
+def test_what_an_encoding_lacks_is_spelled_out_in_as_many_columns(
+    text: str, spelled: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = io.BytesIO()
+    stream = io.TextIOWrapper(written, encoding="ascii")
+    with monkeypatch.context() as inside:
+        inside.setattr(sys, "stdout", stream)
+        spell_out()
+    stream.write(text)
+    stream.flush()
+    assert written.getvalue().decode("ascii") == spelled
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ COMMANDS = (
     "report t --compare t t",
     "verify t",
     "config list",
+    "config show int4",
     "config check int4",
     "quantize minilm t",
     "quantize minilm new --quant int4 --dry-run",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from arrowquant_dist.report.terminal import print_command, print_notes, print_table
+from arrowquant_dist.report.terminal import print_command, print_notes, print_table, print_yaml
 from arrowquant_dist.report.text import LayerName, shortened_names
 from arrowquant_dist.report.view import Table
 
@@ -90,6 +90,17 @@ def test_a_command_that_is_folded_can_still_be_copied(monkeypatch: pytest.Monkey
     out = Terminal()
     print_command(out, "next", ["arrowquant", "report", "a folder/t", "--html", "page.html"])
     assert out.getvalue() == "next: arrowquant report \\\n   'a folder/t' \\\n   --html page.html\n"
+
+
+def test_yaml_stays_the_same_where_its_comments_are_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "# all of this\nrun:\n  url: 'a # b, a value of many words' # where it goes\n  workers: 2  # as many\n"
+    monkeypatch.setenv("COLUMNS", "20")
+    out = Terminal()
+    print_yaml(out, text)
+    folded = "  # where it goes\n  url: 'a # b, a value of many words'\n  # as many\n  workers: 2\n"
+    assert out.getvalue() == "# all of this\nrun:\n" + folded
+    print_yaml(plain := io.StringIO(), text)
+    assert plain.getvalue() == text
 
 
 def test_ten_thousand_rows_are_fitted_too(monkeypatch: pytest.MonkeyPatch) -> None:

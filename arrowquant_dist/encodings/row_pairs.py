@@ -18,6 +18,7 @@ from arrowquant_dist.encodings.global_scale import FACTOR_ROW_NBYTES, GlobalScal
 from arrowquant_dist.encodings.nvfp4 import Nvfp4Codes, layer_rows
 from arrowquant_dist.encodings.place import Place
 from arrowquant_dist.encodings.rows import OUT_BITS, check_factors
+from arrowquant_dist.kernels.code_kinds import E2M1
 from arrowquant_dist.tensor.source import as_float32
 
 _SCALE_NBYTES = 8  # as float32, and with its factor
@@ -89,7 +90,7 @@ class RowPairsSlice:
         shared = 1.0
         if self.global_scale is not None:
             scales, shared = self.global_scale.applied(scales, next(rest), self._scale_rows)
-        check_factors(scales, shared, codes, self.layer)
+        check_factors(scales, shared, codes, E2M1, self.layer)
         decode_row_pairs(
             codes,
             self.rows.start % 2,

@@ -28,8 +28,8 @@ OUT_BITS = {"float32": "<i4", "bfloat16": "<u2", "float16": "<i2"}  # integers t
 
 _SCALE_NBYTES = 4  # as float32
 _ZERO_POINT_NBYTES = 16  # each as a word, shifted, as an integer and as float32
-_FLOAT_CODES = (E4M3, E5M2, E2M1)
-_NO_SIGNS = np.uint8(0x77)  # masks the signs of two 4-bit codes (of an 8-bit code, the sign and one more bit)
+# For each kind of float codes, the bits of a byte that are not signs: of one 8-bit code, or of two 4-bit codes.
+_MAGNITUDES = {E4M3: np.uint8(0x7F), E5M2: np.uint8(0x7F), E2M1: np.uint8(0x77)}
 _ROW_NBYTES = 24  # its number and its row of scales, int64, and an intermediate array
 
 Block = tuple[int, int]  # (rows, columns) of a matrix that share a scale
@@ -146,8 +146,8 @@ class RowSlice:
         shared = scales[0, 0] if grid.single_scale else 1.0
         if self.global_scale is not None:
             scales, shared = self.global_scale.applied(scales, next(rest), scale_rows)
-        if self.codes.kind in _FLOAT_CODES:
-            check_factors(scales, shared, codes, self.layer)
+        if self.codes.kind in _MAGNITUDES:
+            check_factors(scales, shared, codes, self.codes.kind, self.layer)
         decode_rows(
             self.codes.kind,
             self.codes.bits,
@@ -207,16 +207,16 @@ class RowSlice:
         return groups
 
 
-def check_factors(scales: np.ndarray, shared: float, codes: np.ndarray, layer: Stored) -> None:
+def check_factors(scales: np.ndarray, shared: float, codes: np.ndarray, kind: int, layer: Stored) -> None:
     """Raises InvalidCheckpoint for scales of float codes that no library writes: negative ones, or a single scale of 0
     for codes that are not all 0. NaN and inf are not checked here: they lead to values that are found later.
 
     scales: float32. shared: the scale that all codes share, 1 if there is none (a block's own scale may be 0 if its
-    values are nearly nothing). codes: uint8, those of the values to decode.
+    values are nearly nothing). codes: uint8, those of the values to decode. kind: E4M3, E5M2, or E2M1, two to a byte.
     """
     if scales.min() < 0:
         wrong = "some of its scales are negative"
-    elif shared == 0 and (codes & _NO_SIGNS).any():
+    elif shared == 0 and (codes & _MAGNITUDES[kind]).any():
         wrong = "its scale is 0, but its codes are not all 0"
     else:
         return

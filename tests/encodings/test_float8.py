@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from arrowquant_dist import QuantizationConfig
 from arrowquant_dist.checkpoint.open import open_checkpoint
+from arrowquant_dist.checkpoint.table import Checkpoint
 from arrowquant_dist.config import RunConfig
 from arrowquant_dist.driver import quantize
 from arrowquant_dist.errors import InvalidCheckpoint, UnquantizableWeights
@@ -261,6 +262,27 @@ def test_a_config_is_read_only_where_tensors_look_like_codes(tmp_path: Path) -> 
     save_file({"w.weight": torch.ones(4, 4), "w.weight_scale": scales(1)}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_bytes(b"{")
     assert len(open_checkpoint(str(tmp_path)).layers) == 2
+
+
+ZEROS = [0x00, 0x80, 0x00, 0x80]  # 0 and -0
+
+
+def of_scale_0(folder: Path, codes: list[int], dtype: torch.dtype = torch.float8_e4m3fn) -> Checkpoint:
+    weight = torch.tensor([codes], dtype=torch.uint8).view(dtype)
+    return save_model(folder, {"w": weight, "w_scale": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+@pytest.mark.parametrize("code", [0x01, 0x08, 0x40])
+def test_a_scale_of_0_is_refused_beside_a_code_that_is_not_0(
+    tmp_path: Path, code: int, dtype: torch.dtype
+) -> None:
+    with pytest.raises(InvalidCheckpoint, match="its scale is 0, but its codes are not all 0"):
+        values_of(of_scale_0(tmp_path, [*ZEROS, code], dtype))
+
+
+def test_a_scale_of_0_is_right_for_codes_that_are_all_0(tmp_path: Path) -> None:
+    assert not values_of(of_scale_0(tmp_path, ZEROS))["w"].any()
 
 
 def test_nan_and_what_overflows_is_named(tmp_path: Path) -> None:

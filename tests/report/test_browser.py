@@ -46,6 +46,13 @@ SMALLEST = """(() => {
   return least;
 })()"""
 
+# On how many lines each of some nodes is, of the name of each layer in the table. Given: (name's element) => nodes.
+LINES = """(nodes) => [...document.querySelectorAll("#layers td code")].map((code) => nodes(code).map((one) => {
+  const range = document.createRange();
+  range.selectNodeContents(one);
+  return new Set([...range.getClientRects()].map((box) => box.top)).size;
+}))"""
+
 # Words of pictures that end outside of them.
 OUTSIDE = """(() => {
   const found = [];
@@ -190,6 +197,18 @@ def test_on_paper_layers_are_a_table_however_narrow_it_is(tab: Tab) -> None:
     assert tab.value("document.documentElement.scrollWidth") <= 700
     tab.scheme("light")
     tab.width(1280)
+
+
+def test_a_name_of_a_layer_breaks_behind_its_dots(tab: Tab) -> None:
+    tab.scheme("light", "print")
+    tab.width(560)
+    names = find(tab, "layers.1")
+    lines = tab.value(f"({LINES})((code) => [...code.childNodes].filter((one) => one.nodeType === 3))")
+    assert lines == [[1] * 6] * len(names)
+    assert tab.value(f"({LINES})((code) => [code])") == [[2]] * len(names)
+    find(tab, "")
+    tab.width(1280)
+    tab.scheme("light")
 
 
 def test_what_is_folded_is_unfolded_for_paper(tab: Tab) -> None:

@@ -31,7 +31,7 @@ from tests.report.layer_samples import layer
 from tests.report.report_samples import golden_report, golden_values, layer_metrics, timed_report
 from tests.report.test_evaluations import of_embeddings
 
-VOID = {"meta", "input"}
+VOID = {"meta", "input", "wbr"}
 CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
 

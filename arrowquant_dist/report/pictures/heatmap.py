@@ -15,8 +15,8 @@ from arrowquant_dist.report.pictures.svg import WIDTH, Picture, box, drawing, wo
 
 _ROLES = 24  # rows at most; those with the most noise are shown
 _STEPS = 7  # number of colours, classes s0 (least noise) to s6
-_LEFT, _TOP, _ROW = 152.0, 4.0, 15.0
-_LETTERS = 20  # of a row's name, at most
+_LEFT, _TOP, _ROW = 160.0, 4.0, 15.0
+_LETTERS = 22  # of a row's name, at most
 _COLUMNS = 100  # at most, each two units wide; if there are more blocks, several share a column
 _SPARSE = 4  # if numbers up to the last are so many times the blocks, only blocks have columns
 _LEAST_DB = 3.0  # least range of the colours; a smaller difference does not matter

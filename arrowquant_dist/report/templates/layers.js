@@ -66,6 +66,15 @@
     return ranks.get(column);
   };
 
+  const naming = (name) => {  // a line breaks behind a dot or a slash, if it must
+    const code = document.createElement("code");
+    name.split(/(?<=[./])/).forEach((part, index) => {
+      if (index) code.append(document.createElement("wbr"));
+      code.append(part);
+    });
+    return code;
+  };
+
   const draw = (until) => {
     const rows = document.createDocumentFragment();
     for (; drawn < Math.min(until, shown.length); drawn += 1) {
@@ -76,7 +85,7 @@
         cell.dataset.label = head.dataset.label;
         if (head.classList.contains("r")) cell.className = "r";
         const text = value === null ? "–" : forms[column] ? forms[column](value) : value;
-        if (column === "name") cell.appendChild(document.createElement("code")).textContent = text;
+        if (column === "name") cell.append(naming(text));
         else cell.textContent = text;
         row.append(cell);
       }

@@ -33,6 +33,13 @@ def test_each_role_has_its_blocks_and_the_worst_expert_stands_for_all() -> None:
     }
 
 
+def test_roles_of_bert_are_whole() -> None:
+    names = ("attention.output.dense", "output.dense", "attention.self.value")
+    picture = heat_map([layer(f"encoder.layer.0.{name}.weight") for name in names])
+    assert picture is not None
+    assert [name for name in names if f">{name}<" not in picture.svg] == []
+
+
 def test_nothing_is_drawn_without_blocks() -> None:
     assert heat_map([layer("head.weight"), NORM]) is None
 

@@ -88,8 +88,8 @@ def _outputs(evaluations: Sequence[Evaluation]) -> list[Card]:
     """A card for each evaluation, the newest first."""
     if not evaluations:
         why = (
-            "`arrowquant evaluate` compares the outputs of this dataset with those of the original. After that, "
-            "`arrowquant report --html` makes a page that shows the result."
+            "`arrowquant evaluate` compares the outputs of this dataset with those of the original. It does not change "
+            "this page: `arrowquant report TARGET --html FILE` makes a new one, with the result."
         )
         return [Card("Outputs", "not measured", OPEN, why)]
     return [output_card(found) for found in reversed(evaluations)]
@@ -194,7 +194,8 @@ def _bound(report: ReportFigures) -> int | None:
 
 
 def _compiled(report: ReportFigures) -> str:
-    """Says how much of the time was spent on compiling, if that is much, as in the first run on a machine.
+    """Says how much of the time was spent on the kernels, if that is much, as in short runs and in the first run on a
+    machine. Receipts do not tell compiling from loading.
 
     Empty if earlier runs finished some shards, because phases are summed over all runs that made the dataset.
     """
@@ -203,7 +204,7 @@ def _compiled(report: ReportFigures) -> str:
     phases = report.timing.phases
     part = phases.get("compile", 0.0) / (sum(phases.values()) or 1.0)
     return (
-        f" {_percent(part)} of it went into compiling kernels, which happens once on a machine."
+        f" {_percent(part)} of it went into making kernels ready: compiling them, once on a machine, or loading them."
         if part >= _COMPILED
         else ""
     )

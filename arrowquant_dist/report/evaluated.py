@@ -24,7 +24,7 @@ def evaluation_table(found: Evaluation) -> Table:
         *figure_lines(found),
         (
             "computed",
-            f"in {found.arithmetic}, {text.seconds(found.seconds)}, {found.created_at.replace('T', ' ')}",
+            f"in {found.arithmetic}, {text.seconds(found.seconds)}, {text.moment(found.created_at)}",
         ),
     ]
     if found.pooling is not None:

@@ -75,6 +75,11 @@ def _scaled(value: float, units: tuple[str, ...]) -> str:
     return f"{value:.{digits}f} {units[unit]}".strip()
 
 
+def moment(at: str) -> str:
+    """A moment, to the second: `2026-11-28 18:00:00 UTC`. at: ISO 8601 in UTC."""
+    return f"{at[:19].replace('T', ' ')} UTC"
+
+
 def bits(nbytes: int, params: int) -> str:
     """Bits per value: `4.50 bits`."""
     return f"{8 * nbytes / params:.2f} bits"

@@ -281,7 +281,7 @@ def run_facts(report: ReportFigures) -> Table:
     run, host = report.run, report.run.host
     rows = (
         ("engine", f"{run.engine}, {counted(run.workers, 'worker')}"),
-        ("started", run.started_at),
+        ("started", text.moment(run.started_at)),
         ("driver", _phases(run.phases)),
         ("shards", f"{report.totals.shards}, {len(run.resumed_shards)} of them finished by an earlier run"),
         ("bytes moved", _bytes_moved(report)),

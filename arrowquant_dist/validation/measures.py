@@ -56,11 +56,14 @@ def _not_timed(one: DatasetFigures) -> str:
 
 
 def _compiling(one: DatasetFigures) -> str:
-    """A remark for a run that compiled kernels, which happens once per machine and makes that run slower."""
+    """A remark for a run that compiled kernels, or loaded many, which makes it slower."""
     seconds = one.speed.worker_phases.get("compile", 0.0)
     if seconds < _COMPILING_SECONDS:
         return ""
-    return f"{text.seconds(seconds)} of its workers' time went into compiling kernels, which happens once per machine"
+    return (
+        f"{text.seconds(seconds)} of its workers' time went into making kernels ready: "
+        "compiling them, once on a machine, or loading them"
+    )
 
 
 def _not_of_its_kind(kind: str) -> Callable[[DatasetFigures], str]:

@@ -115,9 +115,10 @@ def _speed(datasets: Sequence[DatasetFigures]) -> Iterator[NamedNote]:
     if made:
         yield NamedNote(
             "speed",
-            f"made by this validation, one after the other: {', '.join(made)}. The first one imports libraries and, on "
-            "a new machine, compiles kernels (phase `compile`); Ray's workers are processes that load them each time. "
-            "Phases of workers are summed over all workers, so they may exceed the duration of the run",
+            f"made by this validation, one after the other: {', '.join(made)}. The first one imports libraries. "
+            "Phase `compile` makes kernels ready: on a new machine each config compiles those that no earlier run "
+            "needed, otherwise they are loaded; Ray's workers are processes that load them each time. Phases of "
+            "workers are summed over all workers, so they may exceed the duration of the run",
         )
     for one in datasets:
         speed = one.speed
@@ -127,7 +128,7 @@ def _speed(datasets: Sequence[DatasetFigures]) -> Iterator[NamedNote]:
                 "speed-not-measured", f"{one.name}: {said}, so its time is only that of the others"
             )
         elif not speed.measured_now:
-            said = f"was already finished by the run of {speed.started_at}: its times are from that run"
+            said = f"was already finished by the run of {text.moment(speed.started_at)}: its times are from that run"
             yield NamedNote(
                 "speed-of-an-earlier-run", f"{one.name} {said}; --overwrite makes and measures it again"
             )

@@ -59,7 +59,8 @@ def test_what_part_files_take_beside_values_is_said_where_it_is_much() -> None:
 def test_outputs_that_nobody_measured_are_not_called_good() -> None:
     found = card("Outputs", golden_report())
     assert (found.figure, found.verdict) == ("not measured", OPEN)
-    assert "arrowquant evaluate" in found.why
+    assert "`arrowquant evaluate`" in found.why
+    assert "It does not change this page: `arrowquant report TARGET --html FILE` makes a new one" in found.why
 
 
 @pytest.mark.parametrize(
@@ -122,10 +123,10 @@ def test_a_first_run_says_how_much_of_its_time_compiled_kernels() -> None:
     first = replace(golden, run=replace(golden.run, resumed_shards=()))
     phases = {"compile": 3.0, "read": 0.5, "quantize": 0.5}
     compiling = replace(first, timing=replace(first.timing, phases=phases))
-    assert "75 % of it went into compiling kernels" in card("Run", compiling).why
-    assert "compiling" not in card("Run", first).why
+    assert "75 % of it went into making kernels ready" in card("Run", compiling).why
+    assert "kernels" not in card("Run", first).why
     resumed = replace(compiling, run=replace(first.run, resumed_shards=(0,)))  # with phases of other runs too
-    assert "compiling" not in card("Run", resumed).why
+    assert "kernels" not in card("Run", resumed).why
     assert f"Earlier runs finished 1 of {golden.totals.shards} shards." in card("Run", resumed).why
     assert "Earlier runs" not in card("Run", first).why
 

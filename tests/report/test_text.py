@@ -65,3 +65,8 @@ def test_nothing_that_a_terminal_acts_on_is_printable(name: str) -> None:
 )
 def test_control_characters_become_escapes(name: str, shown: str) -> None:
     assert text.printable(name) == shown
+
+
+@pytest.mark.parametrize("at", ["2026-11-28T18:00:00+00:00", "2026-11-28T18:00:00.261903+00:00"])
+def test_a_moment_is_to_the_second_and_names_its_zone(at: str) -> None:
+    assert text.moment(at) == "2026-11-28 18:00:00 UTC"

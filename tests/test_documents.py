@@ -105,6 +105,22 @@ def test_the_version_of_the_package_is_the_one_of_the_project() -> None:
     assert f"| package | pyproject.toml, CHANGELOG.md | {version} |" in CONTRIBUTING.read_text()
 
 
+def test_the_pythons_of_readme_and_metadata_are_those_that_ci_tries() -> None:
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    named = re.findall(
+        r"^Programming Language :: Python :: (3\.\d+)$", "\n".join(project["classifiers"]), re.M
+    )
+    whole, found, asked = re.findall(
+        r"with Python (3\.\d+) on every commit.*So far these were (3.*?):.*Python (3\.\d+) has not been there",
+        section(CHECKOUT / "README.md", "Platforms"),
+    )[0]
+    assert project["requires-python"] == f">={whole}"
+    assert named == [whole, *found.split(" and ")]
+    tried = re.search(r"^for version in (.*); do$", (CHECKOUT / ".ci" / "run").read_text(), re.MULTILINE)
+    assert tried is not None
+    assert tried[1].split() == [*found.split(" and "), asked]
+
+
 def test_a_name_that_is_not_there_is_noticed() -> None:
     assert exists("driver/run.py::quantize")
     assert not exists("driver/run.py::quantise")

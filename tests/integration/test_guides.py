@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 import simulate
 import submit
+import typer.main
 import yaml
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
@@ -34,7 +35,7 @@ from tests.checkpoint.coded_models import MAKERS
 from tests.cluster.test_sizing import TABLES
 from tests.conftest import CHECKOUT
 from tests.export.gguf.models import byte_pairs, save_model
-from tests.guides import BLOCKS, GUIDES, Block
+from tests.guides import BLOCKS, GUIDES, TEXTS, Block
 from tests.integration.conftest import Targets
 from tests.integration.test_keep_codes import save as save_coded
 from tests.servers.seaweedfs import SeaweedFS
@@ -184,6 +185,23 @@ def close(shown: str, found: str) -> bool:
     )
 
 
+def without_blocks(guide: str) -> str:
+    return re.sub(r"^```.*?^```$", "", TEXTS[guide], flags=re.DOTALL | re.MULTILINE)
+
+
+def fenced(page: str) -> str:
+    return "\n".join(re.findall(r"^[ \t>]*```[^\n]*\n(.*?)```", page, re.DOTALL | re.MULTILINE))
+
+
+def exists(words: list[str]) -> bool:
+    """Whether the program has this command, with each option that is named."""
+    command: Any = typer.main.get_command(app)
+    while words and words[0] in getattr(command, "commands", ()):
+        command = command.commands[words.pop(0)]
+    offered = {name for one in command.params for name in (*one.opts, *one.secondary_opts)}
+    return not hasattr(command, "commands") and {word for word in words if word.startswith("--")} <= offered
+
+
 @pytest.fixture(scope="module")
 def models(seaweedfs: SeaweedFS) -> str:
     """The bucket of the guides. Its first objects take the server a while, once."""
@@ -262,6 +280,34 @@ def test_the_slow_blocks_of_a_guide_run_in_their_order(guide: str, place: Place)
     for step in filter(is_slow, steps_of(guide)):
         (block,) = step
         place.run(block)
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_no_block_of_a_guide_escapes(guide: str) -> None:
+    """Neither by a fence that is indented, or has other words behind it or other marks, nor as indented text."""
+    fences = re.findall(r"^[ \t>]*(?:```|~~~)", TEXTS[guide], re.MULTILINE)
+    assert len(fences) == 2 * len(blocks_of(guide))
+    assert re.findall(r"^(?: {4}|\t).*", without_blocks(guide), re.MULTILINE) == []
+
+
+def test_every_page_with_commands_is_a_guide() -> None:
+    """But for how to work on the program, of which .ci/run is most and takes a quarter of an hour."""
+    folders = ("arrowquant_dist", "cluster", "configs", "tests")
+    pages = [
+        *CHECKOUT.glob("*.md"),
+        *(page for folder in folders for page in (CHECKOUT / folder).rglob("*.md")),
+    ]
+    command = re.compile(r"^(?:\$ )?(?:arrowquant|python|pip|pytest|ray|vllm) ", re.MULTILINE)
+    with_commands = {
+        page.relative_to(CHECKOUT).as_posix() for page in pages if command.search(fenced(page.read_text()))
+    }
+    assert with_commands - {"CONTRIBUTING.md"} == set(GUIDES)
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_commands_within_sentences_have_the_options_that_they_name(guide: str) -> None:
+    commands = re.findall(r"`arrowquant ([a-z][^`\n]*)`", without_blocks(guide))
+    assert [command for command in commands if not exists(command.split())] == []
 
 
 def test_the_commands_of_the_page_on_sizing_are_those_whose_tables_are_tested() -> None:

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from arrowquant_dist import ArrowQuantizer, QuantizationConfig, Report, WeightLoader, quantize_tensor
+from arrowquant_dist import (
+    ArrowQuantizer,
+    QuantizationConfig,
+    Report,
+    RunConfig,
+    WeightLoader,
+    quantize_tensor,
+)
 from arrowquant_dist.config import LayerOverride
 from arrowquant_dist.displays import REPR_CHARS, html_table
 from tests.report.report_samples import golden_report
@@ -26,7 +33,9 @@ def of_everything(tmp_path: Path) -> list[object]:
         overrides=overrides, row_dims={HOSTILE[:250]: 2}, hessians="s3://me:secret@m/h?sig=secret"
     )
     tensor = quantize_tensor(np.zeros((2, 0), np.float32), config)
-    return [report, WeightLoader(tmp_path / "out"), tensor, config, many, QuantizationConfig()]
+    run = RunConfig(address=HOSTILE, transfer={"retries": 3}, storage_options={"key": "secret"})  # type: ignore[arg-type]
+    configs = [config, many, QuantizationConfig(), run, RunConfig()]
+    return [report, WeightLoader(tmp_path / "out"), tensor, *configs, ArrowQuantizer(many, run)]
 
 
 def test_what_an_object_shows_is_short_and_inert(tmp_path: Path) -> None:
@@ -47,6 +56,11 @@ def test_a_line_says_what_is_other_than_usual() -> None:
         == "QuantizationConfig(quant_type='int4', symmetric=False)"
     )
     assert repr(QuantizationConfig()) == "QuantizationConfig(quant_type='int8')"
+    assert repr(RunConfig()) == "RunConfig()"
+    run = RunConfig(workers=2, transfer={"retries": 3})  # type: ignore[arg-type]
+    assert repr(run) == "RunConfig(workers=2, transfer={'retries': 3})"
+    config = "QuantizationConfig(quant_type='int8')"
+    assert repr(ArrowQuantizer(QuantizationConfig(), run)) == f"ArrowQuantizer(config={config}, run={run!r})"
 
 
 def test_a_tensors_line_says_its_error() -> None:

@@ -16,6 +16,7 @@ from arrowquant_dist.cli.options import (
     QuietOption,
     StorageConfigOption,
     WorkersOption,
+    complete_from,
 )
 from arrowquant_dist.cli.outcome import STOPPED, outcome, print_json
 from arrowquant_dist.cli.telling import LogFormat, Telling
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from arrowquant_dist.config import RunConfig
     from arrowquant_dist.export import Exported, ExportOptions
 
-_FORMATS = "compressed-tensors|gguf|safetensors|v1"
+_FORMATS = ("compressed-tensors", "gguf", "safetensors", "v1")
 
 
 def export(
@@ -33,7 +34,14 @@ def export(
     out: Annotated[str, typer.Argument(metavar="OUT", help="Where the files go: a new directory or a URL.")],
     *,
     output_format: Annotated[
-        str, typer.Option("--format", help="The format to write.", metavar=_FORMATS, show_default=False)
+        str,
+        typer.Option(
+            "--format",
+            help="The format to write.",
+            metavar="|".join(_FORMATS),
+            autocompletion=complete_from(_FORMATS),
+            show_default=False,
+        ),
     ],
     activations: Annotated[
         str | None,

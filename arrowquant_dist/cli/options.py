@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Annotated
 
 import typer
@@ -16,12 +17,23 @@ def complete_preset(incomplete: str) -> list[str]:
     return [name for name in preset_names() if name.startswith(incomplete)]
 
 
+def complete_from(words: Iterable[str]) -> Callable[[str], list[str]]:
+    """A completion that gives those of `words` that begin with what was typed."""
+    every = tuple(words)
+
+    def complete(incomplete: str) -> list[str]:
+        return [word for word in every if word.startswith(incomplete)]
+
+    return complete
+
+
 EngineOption = Annotated[
     str | None,
     typer.Option(
         help="inline: threads of this process. ray: Ray actors. auto (default): ray if there is an address, else "
         "inline.",
         metavar="auto|inline|ray",
+        autocompletion=complete_from(("auto", "inline", "ray")),
     ),
 ]
 AddressOption = Annotated[

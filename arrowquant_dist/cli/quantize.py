@@ -15,6 +15,7 @@ from arrowquant_dist.cli.options import (
     LogFormatOption,
     QuietOption,
     WorkersOption,
+    complete_from,
     complete_preset,
 )
 from arrowquant_dist.cli.outcome import STOPPED, outcome, print_json
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from arrowquant_dist.driver import Outcome
 
 _NOTE_LINES = 2  # notes on a terminal: a run ends with at most twelve lines; all notes are in the report
-_QUANT_TYPES = "int8|int4|int3|int2|fp16"
+_QUANT_TYPES = ("int8", "int4", "int3", "int2", "fp16")
 # One scale per row, the default of configs, is a trap with so few bits: in int4, the worst layer of MiniLM then has a
 # cosine of 0.906 with its weights; with a scale and a zero point for each 128 values it is 0.978.
 _COARSE_BY_ROW = ("int4", "int3", "int2")
@@ -54,7 +55,8 @@ def quantize(
         typer.Option(
             help="Type of the codes; default: int8. int4, int3 and int2, without options for scales, mean groups of "
             "128 with zero points.",
-            metavar=_QUANT_TYPES,
+            metavar="|".join(_QUANT_TYPES),
+            autocompletion=complete_from(_QUANT_TYPES),
         ),
     ] = None,
     method: Annotated[
@@ -64,6 +66,7 @@ def quantize(
             "gptq: least error of the layers' outputs, needs --hessians. size and counted: for configs that --size "
             "chose.",
             metavar="|".join(METHODS),
+            autocompletion=complete_from(METHODS),
         ),
     ] = None,
     hessians: Annotated[

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from arrowquant_dist.cli.options import JsonOption, LogFormatOption, QuietOption
+from arrowquant_dist.cli.options import JsonOption, LogFormatOption, QuietOption, complete_from
 from arrowquant_dist.cli.outcome import outcome, print_json
 from arrowquant_dist.cli.telling import LogFormat, Telling
 from arrowquant_dist.errors import counted
@@ -38,7 +38,9 @@ def inspect(
     sort: Annotated[
         str,
         typer.Option(
-            help="Order: as in the source, by name, or largest first.", metavar="|".join(LAYER_ORDERS)
+            help="Order: as in the source, by name, or largest first.",
+            metavar="|".join(LAYER_ORDERS),
+            autocompletion=complete_from(LAYER_ORDERS),
         ),
     ] = "source",
     limit: Annotated[

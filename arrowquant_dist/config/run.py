@@ -21,6 +21,7 @@ from arrowquant_dist.config.checks import (
 from arrowquant_dist.config.choices import CompressionName, DirectWrites, EngineName
 from arrowquant_dist.config.sizes import GIB, KIB, MIB, TIB, checked_size
 from arrowquant_dist.config.storage import Storage, Transfer
+from arrowquant_dist.displays import Displayed
 
 MAX_TENSOR_PARALLEL = 1024
 MAX_WORKERS = 100_000
@@ -29,8 +30,8 @@ MAX_EXPANSION = 1_000_000_000
 
 
 @known_arguments
-@dataclass(frozen=True, slots=True)
-class RunConfig:
+@dataclass(frozen=True, slots=True, repr=False)
+class RunConfig(Displayed):
     """How a run is carried out, never what its result is; sizes may be given as texts ("64MiB"), and are stored in
     bytes.
 
@@ -109,6 +110,10 @@ class RunConfig:
         for name in STORAGE_OPTIONS:
             object.__setattr__(self, name, check_options(name, getattr(self, name)))
 
+    def _summary(self) -> Mapping[str, object]:
+        """The settings that differ from the defaults; options of storage are not among them, as they may be secret."""
+        return _unusual(self, RunConfig())
+
     @property
     def source_storage(self) -> Storage:
         """How the source is reached."""
@@ -147,6 +152,16 @@ class RunConfig:
 
 STORAGE_OPTIONS = ("storage_options", "source_storage_options", "target_storage_options")
 _NAMES = tuple(f.name for f in fields(RunConfig))
+
+
+def _unusual(settings: RunConfig | Transfer, usual: RunConfig | Transfer) -> dict[str, object]:
+    """The fields of `settings` that are shown and differ from `usual`."""
+    shown = [f.name for f in fields(settings) if f.repr]
+    differing = [name for name in shown if getattr(settings, name) != getattr(usual, name)]
+    values = {name: getattr(settings, name) for name in differing}
+    return values | {
+        name: _unusual(value, Transfer()) for name, value in values.items() if isinstance(value, Transfer)
+    }
 
 
 def check_run(run: Any) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from arrowquant_dist.config import QuantizationConfig, RunConfig, check_config, check_run
+from arrowquant_dist.displays import Displayed
 from arrowquant_dist.driver.tracked import quantize_tracked
 from arrowquant_dist.engine.progress import OnProgress
 from arrowquant_dist.location import Location
@@ -12,7 +15,7 @@ from arrowquant_dist.report.finished import Report
 from arrowquant_dist.report.layer_rows import load_layers
 
 
-class ArrowQuantizer:
+class ArrowQuantizer(Displayed):
     """Quantizes checkpoints: `ArrowQuantizer(config).quantize(source, target)` returns the Report.
 
     config: what to do with which layers, a QuantizationConfig.
@@ -26,6 +29,9 @@ class ArrowQuantizer:
         self.config = config
         self.run = RunConfig() if run is None else run
         check_run(self.run)
+
+    def _summary(self) -> Mapping[str, object]:
+        return {"config": self.config, "run": self.run}
 
     def quantize(
         self, source: Location, target: Location, *, progress: OnProgress | bool | None = True

@@ -238,6 +238,24 @@ def test_shells_complete_commands(shell: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("quantize minilm out --quant int", ["int8", "int4", "int3", "int2"]),
+        ("quantize minilm out --method g", ["gptq"]),
+        ("calibrate minilm out --engine i", ["inline"]),
+        ("export t out --format g", ["gguf"]),
+        ("inspect minilm --sort s", ["source", "size", "stored"]),
+        ("verify t --log-format j", ["json"]),
+    ],
+)
+def test_words_of_a_choice_are_completed(words: str, found: list[str]) -> None:
+    typed = {"_ARROWQUANT_COMPLETE": "complete_bash", "COMP_WORDS": f"arrowquant {words}"}
+    typed["COMP_CWORD"] = str(len(words.split()))
+    done = CliRunner().invoke(app, [], prog_name="arrowquant", env=typed)
+    assert done.stdout.split() == found
+
+
+@pytest.mark.parametrize(
     "words", ["quantize minilm out --config", "calibrate minilm out --quantize", "config show"]
 )
 def test_presets_are_completed_where_a_config_is_taken(words: str) -> None:

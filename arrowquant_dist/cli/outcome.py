@@ -22,6 +22,10 @@ JSON_VERSION = (
 )
 
 
+class Told(int):
+    """The exit code of an error that has been shown."""
+
+
 @contextmanager
 def outcome(*, as_json: bool, if_interrupted: str = STOPPED, telling: Telling = PLAIN) -> Iterator[None]:
     """Turns the errors that a command raises into output and an exit code. Errors that are not ArrowQuantErrors keep
@@ -35,12 +39,12 @@ def outcome(*, as_json: bool, if_interrupted: str = STOPPED, telling: Telling = 
         yield
         sys.stdout.flush()  # a reader that went away shows here, not at the interpreter's exit
     except ArrowQuantError as error:
-        _tell(error, telling, as_json=as_json)
-        raise typer.Exit(error.exit_code) from error
+        _tell(error.to_dict(), telling, as_json=as_json)
+        raise typer.Exit(Told(error.exit_code)) from error
     except KeyboardInterrupt as error:
         interrupted = Interrupted(if_interrupted)
-        _tell(interrupted, telling, as_json=as_json)
-        raise typer.Exit(interrupted.exit_code) from error
+        _tell(interrupted.to_dict(), telling, as_json=as_json)
+        raise typer.Exit(Told(interrupted.exit_code)) from error
 
 
 def print_json(values: Mapping[str, Any]) -> None:
@@ -54,35 +58,33 @@ def show_usage_error(error: Any, arguments: Sequence[str]) -> None:
         error.show()
         return
     values = {**ArrowQuantError(error.format_message()).to_dict(), "kind": "usage"}
-    if "--json" in arguments:
-        print_json({"error": values})
-    elif _log_format(arguments) == LogFormat.JSON:
-        say(json_line("error", values))
-    else:
-        if error.ctx is not None:
-            say(f"{error.ctx.get_usage()}\nTry '{error.ctx.command_path} --help' for help.\n")
-        _say_error(error.format_message())
+    telling = _telling(arguments)
+    if error.ctx is not None and "--json" not in arguments and telling.log_format != LogFormat.JSON:
+        say(f"{error.ctx.get_usage()}\nTry '{error.ctx.command_path} --help' for help.\n")
+    _tell(values, telling, as_json="--json" in arguments)
 
 
-def _log_format(arguments: Sequence[str]) -> str:
-    """The last value of --log-format, which is a word of its own or follows an equals sign."""
+def show_interrupted(arguments: Sequence[str]) -> None:
+    """Shows that the program was interrupted before its command began, in the form that the command line asks for."""
+    _tell(Interrupted(STOPPED).to_dict(), _telling(arguments), as_json="--json" in arguments)
+
+
+def _telling(arguments: Sequence[str]) -> Telling:
+    """What a command line that was not parsed asks for: the last value of --log-format, which is a word of its own or
+    follows an equals sign."""
     words = "\0".join(arguments).replace("--log-format=", "--log-format\0").split("\0")
     values = [value for option, value in pairwise(words) if option == "--log-format"]
-    return values[-1] if values else LogFormat.TEXT
+    return Telling(log_format=LogFormat.JSON) if values[-1:] == [LogFormat.JSON] else PLAIN
 
 
-def _tell(error: ArrowQuantError, telling: Telling, *, as_json: bool) -> None:
+def _tell(error: Mapping[str, Any], telling: Telling, *, as_json: bool) -> None:
     if as_json:
-        print_json({"error": error.to_dict()})
+        print_json({"error": error})
     elif telling.log_format is LogFormat.JSON:
-        say(json_line("error", error.to_dict()))
+        say(json_line("error", error))
     else:
-        _say_error(str(error))
+        from arrowquant_dist.report.text import folded, printable, terminal_width
 
-
-def _say_error(message: str) -> None:
-    from arrowquant_dist.report.text import folded, printable, terminal_width
-
-    line = f"error: {printable(' '.join(message.split()))}"
-    is_seen = sys.stderr.isatty()
-    say("\n".join(folded(line, terminal_width(sys.stderr))) if is_seen else line)
+        line = f"error: {printable(' '.join(error['message'].split()))}"
+        is_seen = sys.stderr.isatty()
+        say("\n".join(folded(line, terminal_width(sys.stderr))) if is_seen else line)

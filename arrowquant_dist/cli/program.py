@@ -14,7 +14,7 @@ from arrowquant_dist.cli.distill import distill
 from arrowquant_dist.cli.evaluate import evaluate
 from arrowquant_dist.cli.examples import Command, Group
 from arrowquant_dist.cli.export import export
-from arrowquant_dist.cli.outcome import show_usage_error
+from arrowquant_dist.cli.outcome import Told, show_interrupted, show_usage_error
 from arrowquant_dist.cli.quantize import quantize
 from arrowquant_dist.cli.read import inspect, report, verify
 from arrowquant_dist.cli.streams import (
@@ -26,6 +26,7 @@ from arrowquant_dist.cli.streams import (
 )
 from arrowquant_dist.cli.validate import validate
 from arrowquant_dist.cli.vllm import vllm
+from arrowquant_dist.errors import Interrupted
 
 # The base class of all errors in a command line. typer does not export it.
 _UsageError: Any = typer.BadParameter.__mro__[1]
@@ -63,10 +64,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(arguments: list[str]) -> int:
     """Runs a command and returns its exit code. Errors in the command line are shown as all other errors are."""
     try:
-        return int(app(args=arguments, prog_name="arrowquant", standalone_mode=False) or 0)
+        code = app(args=arguments, prog_name="arrowquant", standalone_mode=False) or 0
     except _UsageError as error:
         show_usage_error(error, arguments)
         return int(error.exit_code)
+    except KeyboardInterrupt:
+        code = Interrupted.exit_code
+    except RuntimeError as error:
+        if not isinstance(
+            error.__cause__, KeyboardInterrupt
+        ):  # how __set_name__ raises it, while typer is imported
+            raise
+        code = Interrupted.exit_code
+    if code == Interrupted.exit_code and not isinstance(code, Told):  # typer makes it of a KeyboardInterrupt
+        show_interrupted(arguments)
+    return int(code)
 
 
 def _print_version(*, wanted: bool) -> None:

@@ -14,6 +14,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from arrowquant_dist.cli import app, main
+from arrowquant_dist.cli.examples import Command
 from arrowquant_dist.cli.outcome import outcome
 from arrowquant_dist.cli.telling import LogFormat, Telling
 from arrowquant_dist.errors import (
@@ -202,6 +203,23 @@ def test_wrong_usage_is_a_json_line_where_logs_are(
     (line,) = err.splitlines()
     assert (end.value.code, out, json.loads(line)["event"]) == (2, "", "error")
     assert json.loads(line)["kind"] == "usage"
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt(), RuntimeError("while a class is made")])
+def test_ctrl_c_before_a_command_begins_ends_like_any_other(
+    raised: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object) -> None:
+        raise raised from KeyboardInterrupt()
+
+    monkeypatch.setattr(Command, "parse_args", stop)
+    for form, told in {"": "error: interrupted", "--json": '"kind": "interrupted"'}.items():
+        with pytest.raises(SystemExit) as end:
+            main(["verify", "a", *form.split()])
+        out, err = capsys.readouterr()
+        assert end.value.code == 130
+        assert told in (out if form else err)
+        assert "Traceback" not in err
 
 
 def test_wrong_usage_is_an_error_like_any_other(capsys: pytest.CaptureFixture[str]) -> None:

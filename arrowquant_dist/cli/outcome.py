@@ -22,7 +22,7 @@ JSON_VERSION = (
 )
 
 
-class Told(int):
+class ShownExit(int):
     """The exit code of an error that has been shown."""
 
 
@@ -40,11 +40,11 @@ def outcome(*, as_json: bool, if_interrupted: str = STOPPED, telling: Telling = 
         sys.stdout.flush()  # a reader that went away shows here, not at the interpreter's exit
     except ArrowQuantError as error:
         _tell(error.to_dict(), telling, as_json=as_json)
-        raise typer.Exit(Told(error.exit_code)) from error
+        raise typer.Exit(ShownExit(error.exit_code)) from error
     except KeyboardInterrupt as error:
         interrupted = Interrupted(if_interrupted)
         _tell(interrupted.to_dict(), telling, as_json=as_json)
-        raise typer.Exit(Told(interrupted.exit_code)) from error
+        raise typer.Exit(ShownExit(interrupted.exit_code)) from error
 
 
 def print_json(values: Mapping[str, Any]) -> None:

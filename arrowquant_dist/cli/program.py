@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -14,7 +15,7 @@ from arrowquant_dist.cli.distill import distill
 from arrowquant_dist.cli.evaluate import evaluate
 from arrowquant_dist.cli.examples import Command, Group
 from arrowquant_dist.cli.export import export
-from arrowquant_dist.cli.outcome import Told, show_interrupted, show_usage_error
+from arrowquant_dist.cli.outcome import ShownExit, show_interrupted, show_usage_error
 from arrowquant_dist.cli.quantize import quantize
 from arrowquant_dist.cli.read import inspect, report, verify
 from arrowquant_dist.cli.streams import (
@@ -28,6 +29,7 @@ from arrowquant_dist.cli.validate import validate
 from arrowquant_dist.cli.vllm import vllm
 from arrowquant_dist.errors import Interrupted
 
+_SHELLS = ("bash", "zsh", "fish", "powershell", "pwsh")
 # The base class of all errors in a command line. typer does not export it.
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
@@ -64,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(arguments: list[str]) -> int:
     """Runs a command and returns its exit code. Errors in the command line are shown as all other errors are."""
     try:
+        if len(arguments) > 1:
+            arguments = _of_shell(*arguments)
         code = app(args=arguments, prog_name="arrowquant", standalone_mode=False) or 0
     except _UsageError as error:
         show_usage_error(error, arguments)
@@ -76,9 +80,26 @@ def _run(arguments: list[str]) -> int:
         ):  # how __set_name__ raises it, while typer is imported
             raise
         code = Interrupted.exit_code
-    if code == Interrupted.exit_code and not isinstance(code, Told):  # typer makes it of a KeyboardInterrupt
+    if code == Interrupted.exit_code and not isinstance(
+        code, ShownExit
+    ):  # typer makes it of a KeyboardInterrupt
         show_interrupted(arguments)
     return int(code)
+
+
+def _of_shell(option: str, *words: str) -> list[str]:
+    """The arguments to go on with. typer's completion is that of the current shell, whatever shell is named; so
+    `--show-completion SHELL` becomes the request that typer's scripts make, and the other option is refused."""
+    if option == "--show-completion":
+        if words[0] not in _SHELLS:
+            raise typer.BadParameter(f"{option}: must be one of {', '.join(_SHELLS)}, not {words[0]!r}")
+        os.environ["_ARROWQUANT_COMPLETE"] = f"source_{words[0]}"
+    elif option == "--install-completion":
+        raise typer.BadParameter(
+            f"{option}: takes no shell, it is for the current one; for another one, save what "
+            "`arrowquant --show-completion SHELL` prints"
+        )
+    return [option, *words]
 
 
 def _print_version(*, wanted: bool) -> None:

@@ -90,14 +90,15 @@ def print_yaml(out: TextIO, text: str) -> None:
     """Prints YAML as it is. On a terminal that is too narrow, comments are folded; those behind a value move above it,
     so that it is still the same YAML."""
     width = terminal_width(out) if out.isatty() else None
-    for line in text.splitlines():
-        is_wide = width is not None and width_of(line) > width
-        out.writelines(f"{each}\n" for each in (_folded_yaml(line, width or 0) if is_wide else [line]))
+    lines = text.splitlines()
+    if width is not None:
+        lines = [each for line in lines for each in _folded_yaml(line, width)]
+    out.write("".join(f"{line}\n" for line in lines))
 
 
 def _folded_yaml(line: str, width: int) -> list[str]:
     found = _COMMENTED.fullmatch(line)
-    if found is None:
+    if found is None or width_of(line) <= width:
         return [line]
     begin = f"{found['indent']}# "
     value = found["value"].rstrip()

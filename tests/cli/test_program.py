@@ -247,12 +247,29 @@ def test_an_error_is_a_json_line_where_logs_are(capsys: pytest.CaptureFixture[st
     assert (out, json.loads(line)["event"], json.loads(line)["layer_name"]) == ("", "error", "a")
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_shells_complete_commands(shell: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
-    shown = run("--show-completion", shell)
-    assert shown.exit_code == 0
-    assert "_ARROWQUANT_COMPLETE" in shown.stdout
+@pytest.mark.parametrize(
+    ("shell", "word"), [("bash", "COMPREPLY"), ("zsh", "#compdef arrowquant"), ("fish", "complete --command")]
+)
+def test_the_completion_of_each_shell_is_shown(
+    shell: str, word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("_ARROWQUANT_COMPLETE", "")  # so that it is as before in the end
+    with pytest.raises(SystemExit) as end:
+        main(["--show-completion", shell])
+    shown = capsys.readouterr().out
+    assert not end.value.code
+    assert word in shown
+    assert "_ARROWQUANT_COMPLETE" in shown
+
+
+@pytest.mark.parametrize("arguments", [("--show-completion", "csh"), ("--install-completion", "zsh")])
+def test_completion_is_not_that_of_another_shell(
+    arguments: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: Invalid value: {arguments[0]}: ")
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,7 @@ def _wall_time(datasets: Sequence[Reported]) -> Line:
 
 
 def _shared(compared: Compared) -> Line:
-    label = "SQNR of all layers that any of them quantizes"
+    label = "SQNR overall, over the same layers"
     return _judged(label, [Measure(label, each, _sqnr(each), HIGH) for each in compared.shared_sqnr])
 
 

@@ -136,7 +136,7 @@ def test_what_loses_nothing_is_the_best_and_is_said_to_be_lossless(report: Repor
     kept = tuple(replace(NORM, layer_name=row.layer_name, shape=row.shape) for row in lossy)
     better = tuple(layer(name, 30.0) for name in "ab")
     datasets = [Reported(f"out/{i}", report, layers=rows) for i, rows in enumerate((lossy, kept, better))]
-    line = lines_of(datasets)["SQNR of all layers that any of them quantizes"]
+    line = lines_of(datasets)["SQNR overall, over the same layers"]
     assert line.cells == ("20.0 dB", "lossless", "30.0 dB")
     assert line.best == (False, True, False)
     assert "Lossless, so not drawn: B." in comparison_page(Compared(datasets))

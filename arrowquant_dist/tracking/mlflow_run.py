@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -18,6 +19,7 @@ PLACE_VARIABLE = "MLFLOW_TRACKING_URI"
 _RETRIES_VARIABLE, _RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2"  # its own default takes minutes
 _REASON_CHARS = 300
 _BATCH = 1000  # number of metrics that a server takes at a time
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _SECRETS = re.compile(r"(?<=://)[^/@\s]*@|[?#]\S*")
 
 EndStatus = Literal["FINISHED", "FAILED", "KILLED"]
@@ -69,6 +71,7 @@ class TrackedRun:
                 "pip install 'arrowquant-dist[mlflow]', or unset it"
             )
             raise MissingDependency(message) from error
+        _refuse_missing_database(place)
         with _understood(place, f"; check {PLACE_VARIABLE}, or unset it"), _few_retries():
             client, open_run = MlflowClient(place), mlflow.active_run()
             experiment = _experiment(client) if open_run is None else open_run.info.experiment_id
@@ -115,6 +118,17 @@ class TrackedRun:
             for name, value in (tags or {}).items():
                 self._client.set_tag(self._id, name, value)
             self._client.set_terminated(self._id, status)
+
+
+def _refuse_missing_database(place: str) -> None:
+    """Raises MissingDependency if the place is a database and only MLflow's client is installed, as by the extra. The
+    client itself says that the URI is not supported."""
+    if place.partition(":")[0].partition("+")[0] in _DATABASES and find_spec("sqlalchemy") is None:
+        message = (
+            f"the extra [mlflow] is only MLflow's client, which does not open databases: pip install mlflow, or name a "
+            f"server in {PLACE_VARIABLE}"
+        )
+        raise MissingDependency(message, uri=redact(place))
 
 
 def _experiment(client: Any) -> str:

@@ -127,6 +127,17 @@ def test_without_mlflow_the_error_says_what_to_install(
     assert not (tmp_path / "target").exists()
 
 
+def test_of_a_database_the_error_says_what_to_install(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"postgresql+psycopg2://user:{SECRET}@127.0.0.1/runs")
+    monkeypatch.setattr("arrowquant_dist.tracking.mlflow_run.find_spec", lambda _name: None)
+    with pytest.raises(MissingDependency, match="pip install mlflow, or name a server") as raised:
+        quantize(source, tmp_path)
+    assert SECRET not in str(raised.value)
+    assert not (tmp_path / "target").exists()
+
+
 def test_it_is_below_the_run_that_is_open_here_and_leaves_that_open(
     runs: Path, source: str, tmp_path: Path
 ) -> None:

@@ -70,10 +70,13 @@ def _bar(out: TextIO, verb: str) -> Iterator[Show]:
     beside = len(verb) + 1 + bar_room(width) + 1 + _PERCENT_CHARS + 1
 
     def said() -> str:
+        drawn.console.width = terminal_width(out)  # its window may have another size by now
         with lock:
-            return said_within(width - beside, last[0], pace, time.monotonic()) if last else ""
+            room = drawn.console.width - beside
+            return said_within(room, last[0], pace, time.monotonic()) if last else ""
 
-    with bars(out, width, said_column(said)) as drawn:
+    drawn = bars(out, width, said_column(said))
+    with drawn:
         task = drawn.add_task(verb, total=None)
 
         def show(event: HowFar) -> None:

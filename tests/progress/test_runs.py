@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
+import re
+import struct
+import sys
+import termios
 from dataclasses import dataclass, field
 
 import pytest
@@ -13,6 +18,7 @@ from arrowquant_dist.progress.lines import JsonLines, ProgressLines
 from arrowquant_dist.progress.rate import Bytes, RecentRate
 from arrowquant_dist.progress.runs import shown_progress
 from arrowquant_dist.progress.words import said_within
+from tests.terminals import terminal
 
 GB = 1_000_000_000
 
@@ -218,6 +224,16 @@ def test_a_narrow_bar_drops_workers_layers_and_bytes_and_keeps_the_time_left(roo
     pace.add(0, 0)
     pace.add(10, GB)
     assert said_within(room, Progress(GB, 4 * GB, 20, 80, workers_alive=7), pace, 10) == said
+
+
+def test_a_bar_follows_a_window_that_gets_narrower(monkeypatch: pytest.MonkeyPatch) -> None:
+    with terminal(80, monkeypatch) as screen, shown_progress(sys.stderr, "quantize", "bar") as show:
+        show(Progress(GB, 4 * GB, 20, 80, workers_alive=7))
+        fcntl.ioctl(sys.stderr.fileno(), termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
+        show(Progress(2 * GB, 4 * GB, 40, 80, workers_alive=7))
+    last = [line for line in re.split(r"[\r\n]+", screen.drawn) if "50%" in line][-1]
+    assert len(last) <= 40
+    assert "…" not in last
 
 
 def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:

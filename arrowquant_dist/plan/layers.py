@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any
@@ -17,16 +17,20 @@ DEFAULT_RULE = "the default"
 
 @dataclass(frozen=True, slots=True)
 class StoredSizes:
-    """Estimated sizes in bytes. layers: {layer: size of its values in the parts}. parts_nbytes: all part files."""
+    """Estimated sizes in bytes. layers: {layer: size of its values in the parts}. parts_nbytes: all part files.
+    too_wide: layers that are asked for in 16 bits, but hold values, among those that were looked at, that fp16 cannot
+    hold, so that they stay as they are."""
 
     layers: Mapping[str, int]
     parts_nbytes: int
+    too_wide: Set[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedLayer:
     """How one layer is going to be stored.
 
+    quant_type: `none` also for a layer asked for in 16 bits that fp16 cannot hold, if that was found out.
     rule: why it is stored so: the default, an override, or the reason for which it is kept.
     group_size: values that share a scale, 0 if a row or the whole layer does.
     source_nbytes: size in the source's dtype, or as stored in the source for codes that are kept.
@@ -88,11 +92,11 @@ class AlikeLayers:
         return sum(sizes) if len(sizes) == len(self.layers) else None
 
 
-def planned_layers(plan: Plan, stored: Mapping[str, int]) -> tuple[PlannedLayer, ...]:
-    """The layers, in the order of their bytes in the source. stored: {layer: estimated bytes}, may be empty."""
+def planned_layers(plan: Plan, stored: StoredSizes | None) -> tuple[PlannedLayer, ...]:
+    """The layers, in the order of their bytes in the source. stored: estimated sizes, if they are known."""
     rules = _Rules(plan.config)
     by_layer = groupby(plan.blocks, key=lambda block: block.layer.name)
-    return tuple(_planned(tuple(blocks), rules, stored.get(name)) for name, blocks in by_layer)
+    return tuple(_planned(tuple(blocks), rules, stored) for _, blocks in by_layer)
 
 
 def alike_layers(layers: Sequence[PlannedLayer]) -> tuple[AlikeLayers, ...]:
@@ -106,15 +110,17 @@ def alike_layers(layers: Sequence[PlannedLayer]) -> tuple[AlikeLayers, ...]:
     )
 
 
-def _planned(blocks: Sequence[RowBlock], rules: _Rules, stored: int | None) -> PlannedLayer:
+def _planned(blocks: Sequence[RowBlock], rules: _Rules, stored: StoredSizes | None) -> PlannedLayer:
     first = blocks[0]
     layer, spec = first.layer, first.spec
+    stays = stored is not None and layer.name in stored.too_wide
+    given = sum(block.given_nbytes for block in blocks)
     return PlannedLayer(
         layer_name=layer.name,
         shape=layer.shape,
         dtype=layer.dtype,
         params=sum(block.num_params for block in blocks),
-        quant_type=spec.quant_type,
+        quant_type="none" if stays else spec.quant_type,
         method=spec.method,
         group_size=spec.stored_group_size,
         symmetric=spec.symmetric,
@@ -122,9 +128,9 @@ def _planned(blocks: Sequence[RowBlock], rules: _Rules, stored: int | None) -> P
         rule=rules.of(layer.name, spec, first.kept_reason),
         kept_reason=first.kept_reason,
         row_blocks=len(blocks),
-        source_nbytes=sum(block.given_nbytes for block in blocks),
-        expected_nbytes=sum(map(expected_nbytes, blocks)),
-        stored_nbytes=stored,
+        source_nbytes=given,
+        expected_nbytes=given if stays else sum(map(expected_nbytes, blocks)),
+        stored_nbytes=stored.layers.get(layer.name) if stored is not None else None,
         encoding=layer.encoding.label if spec.keeps_codes else None,
     )
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from arrowquant_dist.config import RunConfig
 from arrowquant_dist.dtypes import DTYPES
-from arrowquant_dist.plan.blocks import Plan, RowBlock
+from arrowquant_dist.errors import listed
+from arrowquant_dist.plan.blocks import Plan
 from arrowquant_dist.plan.layers import PlannedLayer, StoredSizes, planned_layers
 from arrowquant_dist.plan.memory import worker_memory_nbytes
-from arrowquant_dist.plan.sizes import expected_nbytes
 
 SUMMARY_VERSION = 1  # of its JSON
 
@@ -141,7 +142,8 @@ def summarize(
     stored, there: estimated sizes and the state of the target, if known."""
     blocks = list(plan.blocks)
     first = [block for block in blocks if block.row_start == 0]  # one block of each layer
-    types = {name: _totals(name, blocks) for name in {block.spec.quant_type for block in first}}
+    planned = planned_layers(plan, stored)
+    types = {name: _totals(name, planned) for name in {layer.quant_type for layer in planned}}
     ranked = sorted(types.items(), key=lambda pair: (-pair[1].source_nbytes, pair[0]))
     return PlanSummary(
         source=plan.source["uri"],
@@ -157,29 +159,40 @@ def summarize(
         compression=plan.compression,
         types=dict(ranked),
         source_dtypes=dict(Counter(block.layer.dtype for block in first).most_common()),
-        kept=tuple(_kept(block, block.kept_reason) for block in first if block.kept_reason is not None),
-        notes=plan.notes,
+        kept=tuple(_kept(layer, layer.kept_reason) for layer in planned if layer.kept_reason is not None),
+        notes=(*plan.notes, *_wider_than_asked(planned, stored)),
         left_out=plan.left_out,
         kept_codes={b.layer.name: b.layer.encoding.label for b in first if b.spec.keeps_codes},
         config=dict(plan.config),
-        planned=planned_layers(plan, stored.layers if stored is not None else {}),
+        planned=planned,
         stored_nbytes=stored.parts_nbytes if stored is not None else None,
         there=there,
     )
 
 
-def _totals(quant_type: str, blocks: list[RowBlock]) -> TypeTotals:
-    own = [block for block in blocks if block.spec.quant_type == quant_type]
+def _totals(quant_type: str, planned: Sequence[PlannedLayer]) -> TypeTotals:
+    own = [layer for layer in planned if layer.quant_type == quant_type]
     return TypeTotals(
-        layers=sum(block.row_start == 0 for block in own),
-        params=sum(block.num_params for block in own),
-        source_nbytes=sum(block.given_nbytes for block in own),
-        expected_nbytes=sum(map(expected_nbytes, own)),
+        layers=len(own),
+        params=sum(layer.params for layer in own),
+        source_nbytes=sum(layer.source_nbytes for layer in own),
+        expected_nbytes=sum(layer.expected_nbytes for layer in own),
     )
 
 
-def _kept(block: RowBlock, reason: str) -> UnquantizedLayer:
-    layer = block.layer
+def _kept(layer: PlannedLayer, reason: str) -> UnquantizedLayer:
     wide = sum(size > 1 for size in layer.shape)
-    is_matrix = wide >= 2 and DTYPES[layer.dtype].is_float and layer.num_params > 0
-    return UnquantizedLayer(layer.name, layer.shape, layer.dtype, block.spec.quant_type, reason, is_matrix)
+    is_matrix = wide >= 2 and DTYPES[layer.dtype].is_float and layer.params > 0
+    return UnquantizedLayer(layer.layer_name, layer.shape, layer.dtype, layer.quant_type, reason, is_matrix)
+
+
+def _wider_than_asked(planned: Sequence[PlannedLayer], stored: StoredSizes | None) -> list[str]:
+    wider = [
+        layer.layer_name for layer in planned if stored is not None and layer.layer_name in stored.too_wide
+    ]
+    if not wider:
+        return []
+    return [
+        f"16 bits are asked for, but fp16 cannot hold all values with 10 bits of precision: {listed(wider)}; "
+        "the row blocks with such values keep the source's dtype"
+    ]

@@ -7,7 +7,7 @@ are taken to have the mean size of those of their kind.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 
 from arrowquant_dist.checkpoint.reader import SourceReader
@@ -35,14 +35,20 @@ Layers = Sequence[tuple[RowBlock, ...]]  # the row blocks of each layer
 def estimated_sizes(plan: Plan, checkpoint: Checkpoint, run: RunConfig) -> StoredSizes:
     """Estimated sizes, right to about a hundredth. Raises what reading and quantizing the sampled rows raises."""
     layers = layers_of(plan)
-    if plan.compression == "none":
-        sizes = {blocks[0].layer.name: _as_they_are(blocks) for blocks in layers}
-    else:
-        with SourceReader(run.source_storage, checkpoint.files) as reader:
-            sizes = _compressed(layers, reader)
-            reader.confirm()
+    estimated = _uncompressed if plan.compression == "none" else _compressed
+    with SourceReader(run.source_storage, checkpoint.files) as reader:
+        sizes = estimated(layers, reader)
+        reader.confirm()
     by_layer = {name: found.nbytes for name, found in sizes.items()}
-    return StoredSizes(by_layer, sum(by_layer.values()) + _beside(plan, sizes))
+    too_wide = frozenset(name for name, found in sizes.items() if found.too_wide)
+    return StoredSizes(by_layer, sum(by_layer.values()) + _beside(plan, sizes), too_wide)
+
+
+def _uncompressed(layers: Layers, reader: SourceReader) -> dict[str, Measured]:
+    """Sizes that follow from the plan, but for layers in 16 bits, which are looked at: fp16 may not hold them."""
+    looked_at = _compressed([blocks for blocks in layers if blocks[0].spec.quant_type == "fp16"], reader)
+    too_wide = {name for name, found in looked_at.items() if found.too_wide}
+    return {name: _as_they_are(blocks, too_wide) for blocks in layers for name in [blocks[0].layer.name]}
 
 
 def _compressed(layers: Layers, reader: SourceReader) -> dict[str, Measured]:
@@ -115,12 +121,16 @@ def _mean(found: Sequence[Measured], blocks: Sequence[RowBlock]) -> Measured:
         data_nbytes=mean([one.data_nbytes for one in found]),
         scales_nbytes=mean([one.scales_nbytes for one in found]),
         zero_points_nbytes=mean([one.zero_points_nbytes for one in found]),
+        too_wide=any(one.too_wide for one in found),
     )
 
 
-def _as_they_are(blocks: Sequence[RowBlock]) -> Measured:
-    sizes, none = tuple(map(expected_nbytes, blocks)), (0,) * len(blocks)
-    return Measured(blocks[0].spec, 0.0, ErrorSums(), 0.0, sizes, none, none)
+def _as_they_are(blocks: Sequence[RowBlock], too_wide: Set[str] = frozenset()) -> Measured:
+    """Sizes before compression. too_wide: layers that fp16 cannot hold."""
+    stays = blocks[0].layer.name in too_wide
+    sizes = tuple(block.source_nbytes if stays else expected_nbytes(block) for block in blocks)
+    none = (0,) * len(blocks)
+    return Measured(blocks[0].spec, 0.0, ErrorSums(), 0.0, sizes, none, none, stays)
 
 
 def _beside(plan: Plan, sizes: Mapping[str, Measured]) -> int:

@@ -45,13 +45,14 @@ def parts_nbytes(plan: Plan, measured: Mapping[str, Measured]) -> int:
 
 def _stand_in(block: RowBlock, found: Measured, index: int, frames: _KnownFrames) -> QuantizedTensor:
     spec = found.spec
-    data_nbytes = block.rows * row_nbytes(spec.quant_type, block.columns, block.layer.dtype)
+    quant_type = "none" if found.too_wide else spec.quant_type
+    data_nbytes = block.rows * row_nbytes(quant_type, block.columns, block.layer.dtype)
     scales_nbytes = _scales_nbytes(spec, block)
     zeros_nbytes = 0 if spec.symmetric else scales_nbytes
     return QuantizedTensor(
         block.shape,
         block.layer.dtype,
-        spec.quant_type,
+        quant_type,
         frames.value(data_nbytes, found.data_nbytes[index]),
         frames.value(scales_nbytes, found.scales_nbytes[index]).view(np.float32),
         frames.value(zeros_nbytes, found.zero_points_nbytes[index]).view(np.float32),

@@ -28,6 +28,7 @@ class Measured:
     error: Σ(w-ŵ)² / Σw² of the sampled rows; for an embedding the mean over runs of rows, by their weight
     (candidates.py). sums: of the sampled rows. outermost: part of the codes at the ends of their type's range, beyond
     which values are cut off. data_nbytes, scales_nbytes, zero_points_nbytes: compressed sizes for each row block.
+    too_wide: whether 16 bits are asked for, but fp16 does not hold the sampled values, which stay as they are.
     """
 
     spec: QuantSpec
@@ -37,6 +38,7 @@ class Measured:
     data_nbytes: tuple[int, ...]
     scales_nbytes: tuple[int, ...]
     zero_points_nbytes: tuple[int, ...]
+    too_wide: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -54,7 +56,8 @@ def measure(sample: LayerSample, spec: QuantSpec, frames: ZstdFrames) -> Measure
     Raises UnquantizableWeights for NaN or inf among the sampled values, unless the spec keeps them.
     """
     found = [_quantized(sample, run, spec) for run in sample.runs]
-    if spec.quant_type == "fp16" and any(one.quant_type != "fp16" for one in found):
+    too_wide = spec.quant_type == "fp16" and any(one.quant_type != "fp16" for one in found)
+    if too_wide:
         # A single value that fp16 does not hold keeps its whole row block as it is, and few blocks there have none.
         found = [_quantized(sample, run, kept_spec()) for run in sample.runs]
     plain = found
@@ -63,17 +66,19 @@ def measure(sample: LayerSample, spec: QuantSpec, frames: ZstdFrames) -> Measure
         alone = replace(sample, side=replace(sample.side, sensitivity=None))
         plain = [_quantized(alone, run, spec) for run in sample.runs]
     errors = [one.errors or ErrorSums() for one in plain]
+    data, scales, zero_points = (
+        _nbytes_of_blocks(sample, [getattr(one, name).view(np.uint8).reshape(-1) for one in found], frames)
+        for name in ("codes", "scales", "zero_points")
+    )
     return Measured(
         spec,
         _weighted_error(sample, spec, errors),
         sum(errors, start=ErrorSums()),
         _outermost(found, spec),
-        *(
-            _nbytes_of_blocks(
-                sample, [getattr(one, name).view(np.uint8).reshape(-1) for one in found], frames
-            )
-            for name in ("codes", "scales", "zero_points")
-        ),
+        data,
+        scales,
+        zero_points,
+        too_wide,
     )
 
 

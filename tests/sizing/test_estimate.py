@@ -4,6 +4,7 @@ it."""
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ import torch
 from arrowquant_dist import ArrowQuantizer, QuantizationConfig, RunConfig
 from arrowquant_dist.config import load_config
 from arrowquant_dist.driver import preview
+from arrowquant_dist.plan import summarize
+from arrowquant_dist.report.layer_rows import load_layer_rows
 from tests.conftest import CHECKOUT
 from tests.sources import save_checkpoint
 
@@ -28,6 +31,28 @@ def check_estimate(source: str, target: str, config: QuantizationConfig, run: Ru
 def test_the_estimate_is_within_three_hundredths_of_minilm(name: str, tmp_path: Path) -> None:
     config, run = load_config(CHECKOUT / "configs" / f"{name}.yaml")
     check_estimate("minilm", str(tmp_path / "out"), config, run)
+
+
+@pytest.mark.parametrize("compression", ["zstd", "none"])
+def test_a_layer_that_fp16_cannot_hold_is_planned_as_it_is_stored(
+    compression: Literal["zstd", "none"], tmp_path: Path
+) -> None:
+    weights = {
+        "embed.weight": torch.randn(512, 64, generator=torch.Generator().manual_seed(3)) * 1e-9,
+        "shared.weight": torch.randn(512, 64, generator=torch.Generator().manual_seed(4)),
+    }
+    source = save_checkpoint(tmp_path / "source", weights)
+    config = QuantizationConfig("int8", mixed_precision_layers=["embed", "shared"])
+    run = RunConfig(compression=compression)
+    found = preview(source, str(tmp_path / "out"), config, run)
+    planned = summarize(found.plan, "out", run, found.sizes)
+    check_estimate(source, str(tmp_path / "out"), config, run)
+    stored = {row.layer_name: row for row in load_layer_rows(str(tmp_path / "out")) or ()}
+    for layer in planned.planned:
+        assert layer.quant_type == stored[layer.layer_name].quant_type
+        assert layer.expected_nbytes == layer.params * {"none": 4, "fp16": 2}[layer.quant_type]
+    assert {name: totals.layers for name, totals in planned.types.items()} == {"none": 1, "fp16": 1}
+    assert any("precision: embed.weight;" in note for note in planned.notes)
 
 
 @pytest.mark.parametrize(

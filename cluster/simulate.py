@@ -33,7 +33,7 @@ def table(work: Work, results: Sequence[Result], cluster: Cluster) -> str:
     """A Markdown table with a row for each number of workers. The rate, and all columns to its right, leave out the
     time of start and end."""
     lines = [
-        "| workers | nodes | time | of it start and end | read, GB/s | workers busy | most of the rest | driver busy |",
+        "| workers | nodes | time | start and end | read, GB/s | workers busy | largest other share | driver busy |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for result in results:

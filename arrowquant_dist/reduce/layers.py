@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from arrowquant_dist.config import BITS, SOURCE
 from arrowquant_dist.errors import IncompleteDataset, are, counted, have, listed
@@ -55,6 +56,7 @@ class LayerMetrics:
         return stores_codes(self.quant_type)
 
 
+@cache
 def stores_codes(quant_type: str) -> bool:
     """Whether a layer has codes in any of its row blocks. quant_type: as in LayerMetrics."""
     return not BITS.keys().isdisjoint(quant_type.split("+"))

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from arrowquant_dist.reduce import ReportFigures
 
+_OF_TOKENIZERS = ("tokenizer", "vocab", "spiece", "sentencepiece")  # parts of the names of their files
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -26,5 +28,6 @@ class Outcome:
 
     @property
     def has_model(self) -> bool:
-        """Whether a model can be built from the dataset, to see how its outputs change."""
-        return "config.json" in self.sidecars
+        """Whether the dataset has what a model is built from and reads texts with: its config and its tokenizer."""
+        has_tokenizer = any(part in path for path in self.sidecars for part in _OF_TOKENIZERS)
+        return "config.json" in self.sidecars and has_tokenizer

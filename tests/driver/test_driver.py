@@ -346,6 +346,18 @@ def test_sidecars_come_along(source: str, tmp_path: Path) -> None:
     assert not (tmp_path / "out/modeling_evil.py").exists()
 
 
+@pytest.mark.parametrize(
+    ("files", "has_model"),
+    [(["config.json"], False), (["tokenizer.json"], False), (["config.json", "vocab.txt"], True)],
+)
+def test_an_outcome_has_a_model_if_its_texts_can_be_read(
+    files: list[str], source: str, tmp_path: Path, *, has_model: bool
+) -> None:
+    for name in files:
+        (Path(source) / name).write_text("{}")
+    assert quantize(source, str(tmp_path / "out"), CONFIG, RunConfig()).has_model == has_model
+
+
 def test_memory_urls_work_from_end_to_end(source: str, tmp_path: Path) -> None:
     import fsspec
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Rates of the program. Those in MEASURED were measured by measure.py on 2 shared vCPUs while nothing else ran
-    there, for int8 per channel from bfloat16 with zstd.
+    """Rates of the program. Those in MEASURED are medians of four measurements by measure.py, on 2 shared vCPUs of
+    Sapphire Rapids while nothing else ran there, for int8 per channel from bfloat16 with zstd.
 
     params_per_second: weights that one worker on one CPU quantizes per second, from a file in the page cache to a
     Parquet part. shard_seconds: seconds of a worker per shard, in addition to those for its weights. read_cpu,
@@ -30,15 +30,15 @@ class Rates:
 
 
 MEASURED = Rates(
-    params_per_second=570e6,
-    shard_seconds=0.0033,
-    read_cpu=0.61e-9,
-    write_cpu=1.5e-9,
-    dispatch_seconds=0.53e-3,
-    dispatch_seconds_per_worker=15e-6,
-    actor_seconds=3.0,
-    planning_seconds=8.8e-6,
-    reducing_seconds=41e-6,
+    params_per_second=400e6,
+    shard_seconds=0.0061,
+    read_cpu=0.56e-9,
+    write_cpu=2.7e-9,
+    dispatch_seconds=1.04e-3,
+    dispatch_seconds_per_worker=9e-6,  # the largest of the measurements; most found none
+    actor_seconds=2.8,
+    planning_seconds=28e-6,
+    reducing_seconds=142e-6,
 )
 
 

@@ -21,7 +21,10 @@ PROMPTS, TOKENS = 6, 8
 FARTHEST = 0.06  # largest difference of log-probabilities from those of our decoded model
 # vLLM multiplies int8 on the CPU with oneDNN. Without these instructions, that adds products in 16 bits, which
 # saturate: its products of random codes are off by a seventh.
-HAS_VNNI = re.search(r"\bavx\w*_vnni\b", Path("/proc/cpuinfo").read_text()) is not None
+_CPU = Path("/proc/cpuinfo").read_text()
+HAS_VNNI = re.search(r"\bavx\w*_vnni\b", _CPU) is not None
+# With these, vLLM has a kernel of its own for int8, which takes activations of 16 bits alone.
+HAS_AMX = re.search(r"\bamx_tile\b", _CPU) is not None
 FARTHEST_INT8 = FARTHEST if HAS_VNNI else 0.1
 _LENGTH, _CANDIDATES = 5, 256  # tokens per prompt; prompts to choose from at a time
 _SETTINGS = {

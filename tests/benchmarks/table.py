@@ -98,7 +98,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         row.unit,
         row.peer or _NOTHING,
         theirs,
-        _NOTHING if row.ratio is None else f"{number(row.ratio)}×",
+        _NOTHING if row.ratio is None else f"{rate(row.ratio)}×",
         _target(row.target),
         {None: _NOTHING, True: "yes", False: "NO"}[row.met],
     )
@@ -121,3 +121,8 @@ def number(value: float) -> str:
     if 0.9 <= value < 1:
         return f"{value:.5f}"
     return f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.2g}"
+
+
+def rate(value: float) -> str:
+    """A rate or ratio with two to four digits."""
+    return f"{value:.2f}" if 0.1 <= value < 1 else number(value)

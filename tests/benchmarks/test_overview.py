@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
@@ -108,6 +109,14 @@ def test_the_picture_is_well_formed_and_has_each_figure_in_words() -> None:
     assert any(text.startswith("4  int4, peer 1: 11.00 MB") for text in said)
     assert "peer 2" not in drawn  # there is nothing to draw
     assert "http" not in drawn.replace("http://www.w3.org/2000/svg", "")
+
+
+def test_the_labels_of_the_ratios_are_below_the_lines_of_their_grid() -> None:
+    drawn = picture(SHOWN)
+    labels = re.findall(r'<text x="([\d.]+)" [^>]*class="axis"[^>]*>[\d.]+×<', drawn)
+    assert len(labels) > 2
+    for label in labels:
+        assert re.search(rf'd="M{label} [\d.]+L{label} ', drawn)
 
 
 def test_a_peer_that_fails_is_told_and_ends_nothing(capsys: pytest.CaptureFixture[str]) -> None:

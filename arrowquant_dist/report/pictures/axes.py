@@ -101,14 +101,16 @@ def round_step(step: float) -> float:
     return next((power * factor for factor in (1.0, 2.0, 2.5, 5.0) if power * factor >= step), power * 10.0)
 
 
-def across(scale: Scale | DoublingScale, form: Callable[[float], str], bottom: float = BOTTOM) -> str:
-    """The labels below a horizontal axis."""
-    return "".join(below(scale.at(tick), bottom + 15, form(tick)) for tick in scale.ticks)
+def across(
+    scale: Scale | DoublingScale, form: Callable[[float], str], bottom: float = BOTTOM, width: float = WIDTH
+) -> str:
+    """The labels below a horizontal axis. width: of the picture."""
+    return "".join(below(scale.at(tick), bottom + 15, form(tick), width) for tick in scale.ticks)
 
 
-def below(x: float, y: float, figure: str) -> str:
-    """A label centred at x, or as near to it as the right edge of the picture allows."""
-    return words(min(x, WIDTH - _CHARACTER * len(figure) / 2), y, figure, "axis", "middle")
+def below(x: float, y: float, figure: str, width: float = WIDTH) -> str:
+    """A label centred at x, or as near to it as the right edge of a picture of this width allows."""
+    return words(min(x, width - _CHARACTER * len(figure) / 2), y, figure, "axis", "middle")
 
 
 def upwards(scale: Scale, form: Callable[[float], str], left: float = LEFT, right: float = RIGHT) -> str:

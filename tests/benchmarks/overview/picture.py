@@ -10,7 +10,7 @@ from arrowquant_dist.report.pictures.pareto import beside_dots
 from arrowquant_dist.report.pictures.svg import box, dot, line, number, polyline, quoted, words
 from tests.benchmarks.overview.accuracy import CALIBRATED, OURS
 from tests.benchmarks.overview.figures import Comparison, Curve, Overview, Spot
-from tests.benchmarks.table import number as figure
+from tests.benchmarks.table import rate as figure
 
 WIDTH = 1000
 _MARGIN, _ROW, _NAMES = 24.0, 19.0, 470.0
@@ -91,14 +91,14 @@ def _ratios(comparisons: Sequence[Comparison], top: float) -> tuple[str, float]:
         drawn.append(words(right + 6, y + 13, f"{figure(ratio.median)}×"))
         y += _ROW
     rules = [line(along.at(t), first, along.at(t), y, "even" if t == 1 else "grid") for t in along.ticks]
-    drawn.append(across(along, lambda tick: f"{tick:g}×", y))
+    drawn.append(across(along, lambda tick: f"{tick:g}×", y, WIDTH))
     return "".join([*rules, *drawn]), y + 24
 
 
 def _accuracy(spots: Sequence[Spot], top: float) -> tuple[str, float]:
     """Stored bytes against 1 − mean cosine, on an axis where each step upwards halves that difference."""
     title = "all-MiniLM-L6-v2: weights in MB, and how far sentence embeddings are from the original's (1 − cosine)"
-    left, right, bottom = _MARGIN + 46, WIDTH * 0.58, top + _TALL
+    left, right, bottom = _MARGIN + 46, WIDTH * 0.56, top + _TALL
     along = doubling([spot.nbytes / 1e6 for spot in spots], left + 12, right - 12)
     lost = {spot: max(1.0 - spot.cosine, 1e-6) for spot in spots}
     up = scale([-math.log10(value) for value in lost.values()], bottom - 8, top + 34)
@@ -114,7 +114,7 @@ def _accuracy(spots: Sequence[Spot], top: float) -> tuple[str, float]:
         y = top + 26 + k * (_TALL - 20) / max(len(spots), 22)
         drawn.append(dot(right + 30, y - 4, 4, _tone(spot)))
         drawn.append(words(right + 40, y, _shortened(text, 66), "letter"))
-    drawn.append(across(along, lambda tick: f"{tick:g}", bottom))
+    drawn.append(across(along, lambda tick: f"{tick:g}", bottom, WIDTH))
     drawn.append(words(right, bottom + 30, "MB of weights", "axis", "end"))
     return "".join(drawn), bottom + 36
 

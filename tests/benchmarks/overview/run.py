@@ -43,8 +43,8 @@ class Settings:
 
 
 def measure(settings: Settings) -> Overview:
-    """Measures everything, and prints to stderr which part it is at. Takes some 20 minutes if nothing else runs, and 8
-    bytes of disk per parameter."""
+    """Measures everything, and prints to stderr which part it is at. Takes about half an hour if nothing else runs,
+    and 8 bytes of disk per parameter."""
     pythons = [sys.executable, *settings.pythons]
     comparisons: list[Comparison] = []
     curves: list[Curve] = []

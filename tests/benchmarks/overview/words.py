@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from tests.benchmarks.overview.figures import Comparison, Measured, Overview, Spot
-from tests.benchmarks.table import number
+from tests.benchmarks.table import rate
 
 _MIB = 1 << 20
 
@@ -40,11 +40,11 @@ def _theirs(row: Comparison) -> str:
 
 def _ratio(row: Comparison) -> str:
     ratio = row.ratio
-    return "–" if ratio is None else f"**{number(ratio.median)}×** ({number(ratio.low)}–{number(ratio.high)})"
+    return "–" if ratio is None else f"**{rate(ratio.median)}×** ({rate(ratio.low)}–{rate(ratio.high)})"
 
 
 def _spread(found: Measured, unit: str) -> str:
-    return f"{number(found.median)} {unit} ({number(found.low)}–{number(found.high)})"
+    return f"{rate(found.median)} {unit} ({rate(found.low)}–{rate(found.high)})"
 
 
 def _accuracy(spots: Sequence[Spot]) -> Iterator[str]:

@@ -118,20 +118,38 @@ def test_codes_are_those_of_the_paper_s_algorithm(
     group_size=st.sampled_from([0, 16, 100]),
     symmetric=st.booleans(),
 )
-@settings(max_examples=40)
-def test_the_output_s_error_is_no_larger_than_mse_s(
+@settings(max_examples=30)
+def test_scales_and_zero_points_are_mse_s(
     rows: int, columns: int, seed: int, quant_type: str, group_size: int, *, symmetric: bool
 ) -> None:
-    """By the same scales, since those of W are mse's. A row of its own may be worse, a matrix is not by much."""
     weight, parts = weights(rows, columns, seed), statistics(rows, columns, seed)
     spec = spec_of(quant_type, group_size, symmetric=symmetric)
     found, plain = quantized(weight, spec, parts), quantized(weight, replace(spec, method="mse"), {})
     np.testing.assert_array_equal(found.scales, plain.scales)
     np.testing.assert_array_equal(found.zero_points, plain.zero_points)
+
+
+@given(
+    rows=st.integers(16, 30),
+    columns=st.integers(16, 150),
+    seed=st.integers(0, 1 << 30),
+    quant_type=st.sampled_from(["int8", "int4", "int3", "int2"]),
+    group_size=st.sampled_from([0, 16, 100]),
+    symmetric=st.booleans(),
+)
+@settings(max_examples=30)
+def test_the_output_s_error_is_no_larger_than_mse_s(
+    rows: int, columns: int, seed: int, quant_type: str, group_size: int, *, symmetric: bool
+) -> None:
+    """Of a matrix. The error of a row of its own, or of a few short ones, may be three times as large, because the
+    codes of the first columns are chosen without a look at those of the last."""
+    weight, parts = weights(rows, columns, seed), statistics(rows, columns, seed)
+    spec = spec_of(quant_type, group_size, symmetric=symmetric)
+    found, plain = quantized(weight, spec, parts), quantized(weight, replace(spec, method="mse"), {})
     hessian = parts["hessian"].astype(np.float64)
     damped = hessian + 0.01 * hessian.diagonal().mean() * np.eye(columns)
     ours, theirs = (plain_gptq.output_error(weight - decoded(these), damped) for these in (found, plain))
-    assert ours <= theirs * 1.25 + 1e-9
+    assert ours <= theirs + 1e-9
 
 
 @given(

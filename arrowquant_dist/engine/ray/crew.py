@@ -10,11 +10,13 @@ import ray
 from ray.exceptions import RayError
 
 from arrowquant_dist.engine.ray.actor import Hello
-from arrowquant_dist.engine.ray.failures import start_failure
+from arrowquant_dist.engine.ray.failures import is_of_node, start_failure
 from arrowquant_dist.errors import MissingDependency
 from arrowquant_dist.worker.job import Job
 
-_START_FAILURES = 3  # consecutive failures, with no actor alive, after which the run is given up
+# Consecutive failures, with no actor alive, after which the run is given up: of actors, and of actors whose nodes went
+# while they started, which says little about the next node, and takes several actors at once.
+_START_FAILURES, _LOST_STARTS = 3, 30
 _LONGEST_PAUSE = 30.0
 
 
@@ -63,7 +65,7 @@ class Crew:
 
     def __init__(self, create: Callable[[], Any], code: str, now: float) -> None:
         self._create = create
-        self._failures = 0
+        self._failures = self._lost_starts = 0
         self._not_before = 0.0
         self._code = code
         self.seats: list[Seat] = []
@@ -92,7 +94,7 @@ class Crew:
             )
             raise MissingDependency(message)
         seat.node, seat.node_id, seat.since = hello.node, hello.node_id, now
-        self._failures = 0
+        self._failures = self._lost_starts = 0
 
     def remove(self, seat: Seat, now: float) -> None:
         """Ends the actor, which may be gone already."""
@@ -107,10 +109,14 @@ class Crew:
         """Records that an actor could not be created. The next one is requested after a pause; raises if too many
         have failed."""
         self.remove(seat, now)
-        self._failures += 1
-        if self._failures >= _START_FAILURES and not self.alive:
+        if is_of_node(error):
+            self._lost_starts += 1
+        else:
+            self._failures += 1
+        too_many = self._failures >= _START_FAILURES or self._lost_starts >= _LOST_STARTS
+        if too_many and not self.alive:
             raise start_failure(error) from error
-        self._not_before = now + min(2.0 ** (self._failures - 1), _LONGEST_PAUSE)
+        self._not_before = now + min(2.0 ** max(self._failures - 1, 0), _LONGEST_PAUSE)
 
     def dismiss(self, now: float) -> None:
         """Ends all actors: none outlives the run, unless its node is unreachable."""

@@ -9,6 +9,7 @@ from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayActorErro
 from arrowquant_dist.errors import ArrowQuantError, MissingDependency
 
 _NO_IMPORT = ("failed to import", "No module named")
+_NODE_LOST = "its node has died"
 
 
 def raised(error: RayTaskError) -> Exception:
@@ -29,6 +30,11 @@ def loss(error: RayError) -> str:
 
 def is_preempted(error: RayError) -> bool:
     return isinstance(error, RayActorError) and bool(error.preempted)
+
+
+def is_of_node(error: RayError) -> bool:
+    """Whether an actor is lost because its node is."""
+    return isinstance(error, RayActorError) and _NODE_LOST in str(error)
 
 
 def start_failure(error: RayError) -> Exception:

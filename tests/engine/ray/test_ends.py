@@ -63,8 +63,13 @@ def test_a_driver_that_is_stopped_takes_its_unfinished_parts_along(
 
 @pytest.mark.slow
 def test_nodes_without_the_package_are_a_clear_error(tmp_path: Path) -> None:
+    absent = (
+        "raise ModuleNotFoundError(\"No module named 'arrowquant_dist'\")\n"  # also where it is installed
+    )
+    (tmp_path / "node").mkdir()
+    (tmp_path / "node/arrowquant_dist.py").write_text(absent)
     cluster = SmallCluster(nodes=0)
-    path = os.environ.pop("PYTHONPATH")
+    path, os.environ["PYTHONPATH"] = os.environ["PYTHONPATH"], str(tmp_path / "node")
     try:
         cluster.add()
         os.environ["PYTHONPATH"] = path

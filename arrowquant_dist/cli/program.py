@@ -74,15 +74,12 @@ def _run(arguments: list[str]) -> int:
         return int(error.exit_code)
     except KeyboardInterrupt:
         code = Interrupted.exit_code
-    except RuntimeError as error:
-        if not isinstance(
-            error.__cause__, KeyboardInterrupt
-        ):  # how __set_name__ raises it, while typer is imported
+    except RuntimeError as error:  # how __set_name__ raises it, while modules are imported
+        if not isinstance(error.__cause__, KeyboardInterrupt):
             raise
         code = Interrupted.exit_code
-    if code == Interrupted.exit_code and not isinstance(
-        code, ShownExit
-    ):  # typer makes it of a KeyboardInterrupt
+    is_shown = isinstance(code, ShownExit)  # not if typer made it of a KeyboardInterrupt
+    if code == Interrupted.exit_code and not is_shown:
         show_interrupted(arguments)
     return int(code)
 

@@ -2,7 +2,13 @@
 
 from arrowquant_dist.plan.blocks import PLAN_VERSION, Plan, RowBlock, Shard
 from arrowquant_dist.plan.differences import differences, is_same_work
-from arrowquant_dist.plan.layers import AlikeLayers, PlannedLayer, StoredSizes, alike_layers
+from arrowquant_dist.plan.layers import (
+    AlikeLayers,
+    PlannedLayer,
+    StoredSizes,
+    alike_layers,
+    too_wide_notes,
+)
 from arrowquant_dist.plan.make import make_plan
 from arrowquant_dist.plan.memory import worker_memory_nbytes
 from arrowquant_dist.plan.side_inputs import (
@@ -40,6 +46,7 @@ __all__ = [
     "plan_table",
     "refuse_other_weights",
     "summarize",
+    "too_wide_notes",
     "used_side_inputs",
     "worker_memory_nbytes",
 ]

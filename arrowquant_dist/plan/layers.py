@@ -9,6 +9,7 @@ from typing import Any
 
 from arrowquant_dist.config.patterns import matcher, only_name, starred
 from arrowquant_dist.config.spec import QuantSpec
+from arrowquant_dist.errors import listed
 from arrowquant_dist.plan.blocks import Plan, RowBlock
 from arrowquant_dist.plan.sizes import expected_nbytes
 
@@ -108,6 +109,16 @@ def alike_layers(layers: Sequence[PlannedLayer]) -> tuple[AlikeLayers, ...]:
         AlikeLayers(alike[0].layer_name if len(alike) == 1 else pattern, way, rule, tuple(alike))
         for (pattern, way, rule), alike in groups.items()
     )
+
+
+def too_wide_notes(layers: Sequence[str]) -> list[str]:
+    """A note about layers that were asked for in 16 bits and have values that fp16 cannot hold, if there are any."""
+    if not layers:
+        return []
+    return [
+        f"16 bits were asked for, but fp16 cannot hold all values with 10 bits of precision: {listed(layers)}; "
+        "the row blocks with such values keep the source's dtype"
+    ]
 
 
 def _planned(blocks: Sequence[RowBlock], rules: _Rules, stored: StoredSizes | None) -> PlannedLayer:

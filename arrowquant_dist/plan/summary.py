@@ -9,9 +9,8 @@ from typing import Any, Literal
 
 from arrowquant_dist.config import RunConfig
 from arrowquant_dist.dtypes import DTYPES
-from arrowquant_dist.errors import listed
 from arrowquant_dist.plan.blocks import Plan
-from arrowquant_dist.plan.layers import PlannedLayer, StoredSizes, planned_layers
+from arrowquant_dist.plan.layers import PlannedLayer, StoredSizes, planned_layers, too_wide_notes
 from arrowquant_dist.plan.memory import worker_memory_nbytes
 
 SUMMARY_VERSION = 1  # of its JSON
@@ -190,9 +189,4 @@ def _wider_than_asked(planned: Sequence[PlannedLayer], stored: StoredSizes | Non
     wider = [
         layer.layer_name for layer in planned if stored is not None and layer.layer_name in stored.too_wide
     ]
-    if not wider:
-        return []
-    return [
-        f"16 bits are asked for, but fp16 cannot hold all values with 10 bits of precision: {listed(wider)}; "
-        "the row blocks with such values keep the source's dtype"
-    ]
+    return too_wide_notes(wider)

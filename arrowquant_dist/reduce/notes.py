@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from arrowquant_dist.errors import counted, have, listed, shortened
-from arrowquant_dist.plan import Plan
+from arrowquant_dist.errors import counted, have, shortened
+from arrowquant_dist.plan import Plan, too_wide_notes
 from arrowquant_dist.reduce.layers import LayerMetrics
 
 _NAMED = 20
@@ -49,9 +49,4 @@ def _wider_than_asked(layers: Sequence[LayerMetrics], plan: Plan) -> list[str]:
         for layer in layers
         if layer.layer_name in asked and "none" in layer.quant_type.split("+")
     ]
-    if not wider:
-        return []
-    return [
-        f"16 bits were asked for, but fp16 cannot hold all values with 10 bits of precision: {listed(wider)}; "
-        "the row blocks with such values keep the source's dtype"
-    ]
+    return too_wide_notes(wider)

@@ -203,11 +203,7 @@ def _compiled(report: ReportFigures) -> str:
         return ""
     phases = report.timing.phases
     part = phases.get("compile", 0.0) / (sum(phases.values()) or 1.0)
-    return (
-        f" {_percent(part)} of it went into making kernels ready: compiling them, once on a machine, or loading them."
-        if part >= _COMPILED
-        else ""
-    )
+    return f" {_percent(part)} of it {text.INTO_KERNELS}." if part >= _COMPILED else ""
 
 
 def _percent(share: float) -> str:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Literal, Self, TextIO
 
 MISSING = "–"
+# What phase `compile` was spent on: receipts do not tell compiling from loading.
+INTO_KERNELS = "went into making kernels ready: compiling them, once on a machine, or loading them"
 NO_BREAK = "\xa0"  # a space at which lines are not wrapped
 # Spaces at which a line must not break: between a number and its unit, and between the sizes of a shape.
 _TOGETHER = re.compile(
@@ -78,6 +80,11 @@ def _scaled(value: float, units: tuple[str, ...]) -> str:
 def moment(at: str) -> str:
     """A moment, to the second: `2026-11-28 18:00:00 UTC`. at: ISO 8601 in UTC."""
     return f"{at[:19].replace('T', ' ')} UTC"
+
+
+def minute(at: str) -> str:
+    """A moment, to the minute: `2026-11-28 18:00 UTC`. at: ISO 8601 in UTC."""
+    return f"{at[:16].replace('T', ' ')} UTC"
 
 
 def bits(nbytes: int, params: int) -> str:

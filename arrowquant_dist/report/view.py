@@ -71,8 +71,7 @@ def lead(report: ReportFigures) -> str:
         for count in report.quant_types
     )
     made = f"{counted(report.totals.layers, 'layer')} of {report.source.get('uri')}: {stored}"
-    began = report.run.started_at[:16].replace("T", " ")
-    return f"{made}; {text.params(report.totals.params)} params, {began} UTC"
+    return f"{made}; {text.params(report.totals.params)} params, {text.minute(report.run.started_at)}"
 
 
 def essentials(report: ReportFigures) -> Table:

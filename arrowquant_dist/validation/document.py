@@ -57,9 +57,8 @@ def validation_document(found: Validation) -> Document:
 
 def _lead(found: Validation) -> str:
     names = ", ".join(one.name for one in found.datasets)
-    when = found.started_at[:16].replace("T", " ")
     return (
-        f"{found.source.name} with {names}, compared with {found.targets}; {when} UTC, "
+        f"{found.source.name} with {names}, compared with {found.targets}; {text.minute(found.started_at)}, "
         f"{text.seconds(found.seconds)} in all"
     )
 

@@ -60,10 +60,7 @@ def _compiling(one: DatasetFigures) -> str:
     seconds = one.speed.worker_phases.get("compile", 0.0)
     if seconds < _COMPILING_SECONDS:
         return ""
-    return (
-        f"{text.seconds(seconds)} of its workers' time went into making kernels ready: "
-        "compiling them, once on a machine, or loading them"
-    )
+    return f"{text.seconds(seconds)} of its workers' time {text.INTO_KERNELS}"
 
 
 def _not_of_its_kind(kind: str) -> Callable[[DatasetFigures], str]:

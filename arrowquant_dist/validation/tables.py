@@ -275,7 +275,7 @@ def _of_all(seconds: float | None, every: float) -> str:
 
 
 def _when(one: DatasetFigures) -> str:
-    return "now" if one.speed.measured_now else f"{one.speed.started_at[:16].replace('T', ' ')} UTC"
+    return "now" if one.speed.measured_now else text.minute(one.speed.started_at)
 
 
 def loading(found: Validation) -> Table:

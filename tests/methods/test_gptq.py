@@ -110,45 +110,39 @@ def test_codes_are_those_of_the_paper_s_algorithm(
     assert found.errors.sum_e2 == pytest.approx(((weight - got) ** 2).sum(), rel=1e-5)
 
 
-@given(
-    rows=st.integers(1, 20),
-    columns=st.integers(2, 150),
-    seed=st.integers(0, 1 << 30),
-    quant_type=st.sampled_from(["int8", "int4", "int3", "int2"]),
-    group_size=st.sampled_from([0, 16, 100]),
+SPECS = st.builds(
+    spec_of,
+    st.sampled_from(["int8", "int4", "int3", "int2"]),
+    st.sampled_from([0, 16, 100]),
     symmetric=st.booleans(),
 )
+
+
+def beside_mse(weight: np.ndarray, spec: QuantSpec, parts: Parts) -> tuple[QuantizedTensor, QuantizedTensor]:
+    return quantized(weight, spec, parts), quantized(weight, replace(spec, method="mse"), {})
+
+
+@given(rows=st.integers(1, 20), columns=st.integers(2, 150), seed=st.integers(0, 1 << 30), spec=SPECS)
 @settings(max_examples=30)
-def test_scales_and_zero_points_are_mse_s(
-    rows: int, columns: int, seed: int, quant_type: str, group_size: int, *, symmetric: bool
-) -> None:
-    weight, parts = weights(rows, columns, seed), statistics(rows, columns, seed)
-    spec = spec_of(quant_type, group_size, symmetric=symmetric)
-    found, plain = quantized(weight, spec, parts), quantized(weight, replace(spec, method="mse"), {})
+def test_scales_and_zero_points_are_mse_s(rows: int, columns: int, seed: int, spec: QuantSpec) -> None:
+    found, plain = beside_mse(weights(rows, columns, seed), spec, statistics(rows, columns, seed))
     np.testing.assert_array_equal(found.scales, plain.scales)
     np.testing.assert_array_equal(found.zero_points, plain.zero_points)
 
 
-@given(
-    rows=st.integers(16, 30),
-    columns=st.integers(16, 150),
-    seed=st.integers(0, 1 << 30),
-    quant_type=st.sampled_from(["int8", "int4", "int3", "int2"]),
-    group_size=st.sampled_from([0, 16, 100]),
-    symmetric=st.booleans(),
-)
+@given(rows=st.integers(16, 30), columns=st.integers(16, 150), seed=st.integers(0, 1 << 30), spec=SPECS)
 @settings(max_examples=30)
 def test_the_output_s_error_is_no_larger_than_mse_s(
-    rows: int, columns: int, seed: int, quant_type: str, group_size: int, *, symmetric: bool
+    rows: int, columns: int, seed: int, spec: QuantSpec
 ) -> None:
     """Of a matrix. The error of a row of its own, or of a few short ones, may be three times as large, because the
     codes of the first columns are chosen without a look at those of the last."""
     weight, parts = weights(rows, columns, seed), statistics(rows, columns, seed)
-    spec = spec_of(quant_type, group_size, symmetric=symmetric)
-    found, plain = quantized(weight, spec, parts), quantized(weight, replace(spec, method="mse"), {})
     hessian = parts["hessian"].astype(np.float64)
     damped = hessian + 0.01 * hessian.diagonal().mean() * np.eye(columns)
-    ours, theirs = (plain_gptq.output_error(weight - decoded(these), damped) for these in (found, plain))
+    ours, theirs = (
+        plain_gptq.output_error(weight - decoded(these), damped) for these in beside_mse(weight, spec, parts)
+    )
     assert ours <= theirs + 1e-9
 
 
